@@ -1,0 +1,57 @@
+use gstreamer as gst;
+
+/// Index of a track within its stream's [`Tracks`](super::Tracks).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrackId(pub u8);
+
+/// One encoded access unit, shared by reference from the socket to the file.
+///
+/// `buffer` holds the whole access unit in the form its track's caps name (H.264 as avc/au: NAL units
+/// with 4-byte lengths; AAC raw, without ADTS) and carries
+/// `pts` and `dts` (running time of the stream, ns, starting at 0; dts never goes back within a track),
+/// `duration` where the protocol tells it, and `DELTA_UNIT` on everything that is not a key frame.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub track: TrackId,
+    pub buffer: gst::Buffer,
+}
+
+impl Frame {
+    /// True for a video key frame and for every audio frame.
+    pub fn is_key(&self) -> bool {
+        !self.buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
+    }
+
+    /// Decoding time, ns of the stream's running time; falls back to the presentation time.
+    pub fn dts_ns(&self) -> u64 {
+        self.buffer.dts_or_pts().map_or(0, gst::ClockTime::nseconds)
+    }
+
+    /// Presentation time, ns of the stream's running time.
+    pub fn pts_ns(&self) -> u64 {
+        self.buffer.pts().or(self.buffer.dts()).map_or(0, gst::ClockTime::nseconds)
+    }
+}
+
+/// Why media is missing, or why its timeline is not the sender's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GapKind {
+    /// The sender's timestamps jumped back or far ahead; the recording's timeline goes on without the jump.
+    TimestampJump,
+    /// A consumer fell behind and its queue overflowed: frames were left out.
+    Overflow,
+}
+
+/// One irregularity of a recording, as told in the manifest (`lost.gaps[]`).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gap {
+    pub kind: GapKind,
+    /// Where it is, ms of the stream's running time (in a manifest: of the file's media time).
+    pub at_ms: u64,
+    /// Length: for a jump how far the sender's clock moved (negative: back), for an overflow the media time left out.
+    pub by_ms: i64,
+    /// Frames left out; 0 for a jump.
+    pub frames: u64,
+}

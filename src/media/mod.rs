@@ -1,0 +1,28 @@
+//! The vocabulary of live media: names, codecs, tracks, access units and their timeline. No I/O.
+
+mod codec;
+mod frame;
+mod name;
+mod timeline;
+mod track;
+
+pub use codec::{Codec, MediaKind};
+pub use frame::{Frame, Gap, GapKind, TrackId};
+pub use name::{MAX_NAME_BYTES, MediaSessionId, NameError, RoomName, StreamName, split_path};
+pub use timeline::{Timeline, TimelineStep};
+pub use track::{Track, Tracks, VideoSize};
+
+/// How a stream came in. The words are those of the API and of the manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Rtmp,
+}
+
+impl Protocol {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Rtmp => "rtmp",
+        }
+    }
+}
