@@ -1,0 +1,131 @@
+//! What the verbs answer: live sessions and the server itself, in the contract's words.
+
+use crate::{
+    library::RecordingId,
+    media::{MediaSessionId, Protocol},
+};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// One live publisher.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    pub media_session_id: MediaSessionId,
+    /// Id of the publisher's connection, URL-safe base64 of `/REMOTE/LOCAL`.
+    pub session_id: String,
+    pub name: String,
+    pub room_name: String,
+    pub room_id: String,
+    pub protocol: Protocol,
+    pub remote: SocketAddr,
+    pub status: SessionStatus,
+    pub tracks: Vec<SessionTrack>,
+    /// Mean over the session's life, bits per second.
+    pub bitrate: u64,
+    /// Access units received.
+    pub frames: u64,
+    /// Access units known to be lost before the recorder.
+    pub lost: u64,
+    pub created_at: DateTime<Utc>,
+    /// The recording under way, if any.
+    pub recording_id: Option<RecordingId>,
+}
+
+/// Flashphoner's words for a publisher's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum SessionStatus {
+    /// Connected; its tracks are not all known yet.
+    Pending,
+    Publishing,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionTrack {
+    /// `video` or `audio`.
+    pub kind: &'static str,
+    pub codec: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// Hz.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<u32>,
+}
+
+/// Whether a session is being recorded, for pollers.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordingState {
+    pub on: bool,
+    /// A start or stop was asked for and is not done yet.
+    pub update_pending: bool,
+    /// Media time of the recording under way, ms; 0 when there is none.
+    pub total_running_duration_ms: u64,
+    pub recording_id: Option<RecordingId>,
+}
+
+/// A recording under way, as Flashphoner's `/recorder/find_all` lists it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunningRecording {
+    /// File name; keys that are known only at the end stand in it literally (`{endTime}`).
+    pub file_name: String,
+    pub media_session_id: MediaSessionId,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerInfo {
+    pub version: &'static str,
+    pub addresses: Addresses,
+    pub policy: PolicyInfo,
+    pub limits: LimitsInfo,
+    pub disk: DiskInfo,
+}
+
+/// The addresses really bound (a configured port 0 shows the port it got).
+#[derive(Clone, Debug, Serialize)]
+pub struct Addresses {
+    pub http: SocketAddr,
+    pub rtmp: SocketAddr,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyInfo {
+    pub file: PathBuf,
+    /// When the policy in force was read.
+    pub loaded_at: DateTime<Utc>,
+    /// Why the file as it is now is not in force, `file:line: what`.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsInfo {
+    pub max_connections: usize,
+    pub connections: usize,
+    pub max_message_bytes: u64,
+    pub publisher_timeout_ms: u64,
+    pub handshake_timeout_ms: u64,
+    pub shutdown_timeout_ms: u64,
+    pub hook_timeout_ms: u64,
+    pub hook_concurrency: usize,
+    pub recorder_queue_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskInfo {
+    /// The records folder.
+    pub path: PathBuf,
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
