@@ -1,1 +1,3 @@
+pub mod hub;
+pub mod library;
 pub mod media;

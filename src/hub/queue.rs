@@ -1,0 +1,226 @@
+use super::EndReason;
+use crate::media::{Frame, Gap, GapKind, Tracks};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+/// What a subscriber receives, in order.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// The tracks that the following frames belong to. The first item of every subscription.
+    Tracks(Tracks),
+    Frame(Frame),
+    /// The stream's timeline is not whole here; after an overflow the next frame is a key frame.
+    Gap(Gap),
+    /// Nothing follows.
+    End(EndReason),
+}
+
+/// A bounded queue from one stream to one consumer. The publisher never waits for it: when it is full,
+/// whole groups of pictures are left out and an [`Item::Gap`] says so.
+pub struct Subscriber {
+    queue: Arc<Queue>,
+}
+
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    attention: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    max_bytes: usize,
+}
+
+#[derive(Default)]
+struct QueueState {
+    items: VecDeque<Item>,
+    bytes: usize,
+    overflow: Option<Overflow>,
+    detached: bool,
+}
+
+struct Overflow {
+    from_ns: u64,
+    frames: u64,
+}
+
+impl Subscriber {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        let queue = Queue { state: Mutex::default(), attention: OnceLock::new(), max_bytes };
+        Self { queue: Arc::new(queue) }
+    }
+
+    pub(super) fn queue(&self) -> Arc<Queue> {
+        self.queue.clone()
+    }
+
+    /// Moves everything queued to the end of `into`. Never waits.
+    pub fn drain(&self, into: &mut VecDeque<Item>) {
+        let mut state = self.queue.lock();
+        state.bytes = 0;
+        if into.is_empty() {
+            std::mem::swap(&mut state.items, into);
+        } else {
+            into.append(&mut state.items);
+        }
+    }
+
+    /// `call` runs on the publisher's thread when the stream ends or the queue is half full; it must not block.
+    /// Only the first call counts.
+    pub fn on_attention(&self, call: impl Fn() + Send + Sync + 'static) {
+        // A second callback would mean two consumers of one queue; the first one stays.
+        let _ = self.queue.attention.set(Box::new(call));
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        state.detached = true;
+        state.items.clear();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_detached(&self) -> bool {
+        self.lock().detached
+    }
+
+    /// `has_video`: whether a restart after an overflow has to wait for a video key frame.
+    /// `video`: whether this frame is one of the video track.
+    pub fn push_frame(&self, frame: &Frame, video: bool, has_video: bool) {
+        let size = frame.buffer.size();
+        let mut state = self.lock();
+        if state.detached {
+            return;
+        }
+        if let Some(overflow) = &mut state.overflow {
+            overflow.frames += 1;
+            let restart = frame.is_key() && (video || !has_video);
+            if !restart || state.bytes + size > self.max_bytes / 2 {
+                return;
+            }
+            let gap = state.overflow.take().map(|o| o.into_gap(frame.dts_ns()));
+            state.items.extend(gap.map(Item::Gap));
+        } else if state.bytes + size > self.max_bytes {
+            state.overflow = Some(Overflow { from_ns: frame.dts_ns(), frames: 1 });
+            return;
+        }
+        let before = state.bytes;
+        state.bytes += size;
+        let half_full = before <= self.max_bytes / 2 && state.bytes > self.max_bytes / 2;
+        state.items.push_back(Item::Frame(frame.clone()));
+        drop(state);
+        if half_full {
+            self.call_attention();
+        }
+    }
+
+    pub fn push_item(&self, item: Item) {
+        let end = matches!(item, Item::End(_));
+        let mut state = self.lock();
+        if state.detached {
+            return;
+        }
+        if end && let Some(overflow) = state.overflow.take() {
+            let until = overflow.from_ns;
+            state
+                .items
+                .push_back(Item::Gap(Overflow { frames: overflow.frames + 1, ..overflow }.into_gap(until)));
+        }
+        state.items.push_back(item);
+        drop(state);
+        if end {
+            self.call_attention();
+        }
+    }
+
+    fn call_attention(&self) {
+        if let Some(call) = self.attention.get() {
+            call();
+        }
+    }
+}
+
+impl Overflow {
+    /// `until_ns`: decoding time of the frame with which the subscriber goes on; that frame is not lost.
+    fn into_gap(self, until_ns: u64) -> Gap {
+        Gap {
+            kind: GapKind::Overflow,
+            at_ms: self.from_ns / 1_000_000,
+            by_ms: (until_ns.saturating_sub(self.from_ns) / 1_000_000) as i64,
+            frames: self.frames - 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::stream::tests::{A, V, frame};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn sized(track: crate::media::TrackId, ms: u64, key: bool) -> Frame {
+        let mut f = frame(track, ms, key);
+        let buffer = f.buffer.make_mut();
+        buffer.append_memory(gstreamer::Memory::from_slice(vec![0u8; 100 - buffer.size()]));
+        f
+    }
+
+    fn drain(subscriber: &Subscriber) -> Vec<String> {
+        let mut items = VecDeque::new();
+        subscriber.drain(&mut items);
+        items
+            .iter()
+            .map(|i| match i {
+                Item::Frame(f) => format!("{}:{}", f.track.0, f.dts_ns() / 1_000_000),
+                Item::Gap(g) => format!("gap@{}+{} {} frames", g.at_ms, g.by_ms, g.frames),
+                Item::Tracks(_) => "tracks".into(),
+                Item::End(_) => "end".into(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn overflow_leaves_out_whole_groups_and_says_so() {
+        let subscriber = Subscriber::new(300);
+        let queue = subscriber.queue();
+        for (ms, key) in [(0, true), (40, false), (80, false), (120, false), (160, true)] {
+            queue.push_frame(&sized(V, ms, key), true, true);
+        }
+        queue.push_frame(&sized(A, 170, true), false, true);
+        assert_eq!(drain(&subscriber), ["0:0", "0:40", "0:80"]);
+        queue.push_frame(&sized(A, 180, true), false, true);
+        queue.push_frame(&sized(V, 200, true), true, true);
+        queue.push_item(Item::End(EndReason::Unpublished));
+        assert_eq!(drain(&subscriber), ["gap@120+80 4 frames", "0:200", "end"]);
+    }
+
+    #[test]
+    fn frames_lost_right_before_the_end_are_told() {
+        let subscriber = Subscriber::new(100);
+        let queue = subscriber.queue();
+        queue.push_frame(&sized(V, 0, true), true, true);
+        queue.push_frame(&sized(V, 40, false), true, true);
+        queue.push_item(Item::End(EndReason::Unpublished));
+        assert_eq!(drain(&subscriber), ["0:0", "gap@40+0 1 frames", "end"]);
+    }
+
+    #[test]
+    fn the_consumer_is_called_when_half_full_and_at_the_end() {
+        let subscriber = Subscriber::new(300);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        subscriber.on_attention(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        for ms in 0..3 {
+            subscriber.queue().push_frame(&sized(V, ms, true), true, true);
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        subscriber.queue().push_item(Item::End(EndReason::Unpublished));
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+}

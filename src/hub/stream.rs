@@ -1,0 +1,333 @@
+use super::{
+    Hub, Publishing,
+    gop::GopCache,
+    queue::{Item, Queue, Subscriber},
+};
+use crate::media::{Frame, Gap, MediaKind, MediaSessionId, Protocol, RoomName, StreamName, Tracks};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Who publishes what, as known when the publish is accepted.
+#[derive(Clone, Debug)]
+pub struct Announce {
+    pub room: RoomName,
+    pub name: StreamName,
+    pub protocol: Protocol,
+    pub remote: SocketAddr,
+    /// Id of the publisher's connection, safe in a file name.
+    pub session_id: String,
+    /// The publisher asked for a recording (`record=true`) or against one (`record=false`).
+    pub record: Option<bool>,
+}
+
+/// Why a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The publisher said goodbye.
+    Unpublished,
+    /// Its connection closed without one.
+    Disconnected,
+    /// It sent nothing for longer than allowed.
+    TimedOut,
+    /// Ended from here: an API call or the daemon's own end.
+    Kicked,
+    /// It broke the protocol.
+    Failed(String),
+}
+
+/// One live stream: fan-out from one publisher to any number of subscribers.
+pub struct Stream {
+    id: MediaSessionId,
+    announce: Announce,
+    created_at: DateTime<Utc>,
+    state: Mutex<State>,
+    kicked: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    tracks: Tracks,
+    settled: bool,
+    ended: Option<EndReason>,
+    gop: GopCache,
+    subscribers: Vec<Arc<Queue>>,
+    frames: u64,
+    bytes: u64,
+    /// Wall-clock time at which running time 0 arrived.
+    origin: Option<DateTime<Utc>>,
+    gaps: u64,
+}
+
+/// A stream's numbers at one moment.
+#[derive(Clone, Debug)]
+pub struct StreamSnapshot {
+    pub tracks: Tracks,
+    /// Its tracks are known and frames flow.
+    pub publishing: bool,
+    pub frames: u64,
+    pub bytes: u64,
+    /// Jumps of the sender's clock.
+    pub gaps: u64,
+}
+
+impl Stream {
+    pub(super) fn new(announce: Announce) -> Self {
+        Self {
+            id: MediaSessionId::random(),
+            announce,
+            created_at: Utc::now(),
+            state: Mutex::default(),
+            kicked: CancellationToken::new(),
+        }
+    }
+
+    pub fn id(&self) -> MediaSessionId {
+        self.id
+    }
+
+    pub fn announce(&self) -> &Announce {
+        &self.announce
+    }
+
+    pub fn created_at(&self) -> DateTime<Utc> {
+        self.created_at
+    }
+
+    pub fn snapshot(&self) -> StreamSnapshot {
+        let state = self.lock();
+        StreamSnapshot {
+            tracks: state.tracks.clone(),
+            publishing: state.settled && state.ended.is_none(),
+            frames: state.frames,
+            bytes: state.bytes,
+            gaps: state.gaps,
+        }
+    }
+
+    /// Wall-clock time that belongs to `ns` of the stream's running time.
+    pub fn wall_time(&self, ns: u64) -> DateTime<Utc> {
+        let origin = self.lock().origin.unwrap_or(self.created_at);
+        origin + TimeDelta::nanoseconds(i64::try_from(ns).unwrap_or(i64::MAX))
+    }
+
+    /// A subscription that begins with the last key frame already seen. `None` when the stream has ended or
+    /// its tracks are not known yet.
+    pub fn subscribe(&self, max_bytes: usize) -> Option<Subscriber> {
+        let mut state = self.lock();
+        if !state.settled || state.ended.is_some() {
+            return None;
+        }
+        let subscriber = Subscriber::new(max_bytes);
+        let queue = subscriber.queue();
+        queue.push_item(Item::Tracks(state.tracks.clone()));
+        let has_video = state.tracks.video().is_some();
+        for frame in state.gop.frames() {
+            queue.push_frame(frame, state.is_video(frame), has_video);
+        }
+        state.subscribers.push(queue);
+        Some(subscriber)
+    }
+
+    /// Asks the publisher's connection to end.
+    pub fn kick(&self) {
+        self.kicked.cancel();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_video(&self, frame: &Frame) -> bool {
+        self.tracks.get(frame.track).is_some_and(|t| t.kind() == MediaKind::Video)
+    }
+
+    fn tell_all(&mut self, item: &Item) {
+        self.subscribers.retain(|q| !q.is_detached());
+        self.subscribers.iter().for_each(|q| q.push_item(item.clone()));
+    }
+}
+
+/// The publishing side of a stream; ends it when dropped.
+pub struct Publisher {
+    hub: Hub,
+    stream: Arc<Stream>,
+    /// Waits here until the tracks are known.
+    from_start: Option<Subscriber>,
+}
+
+impl Publisher {
+    pub(super) fn new(hub: Hub, stream: Arc<Stream>) -> Self {
+        let from_start = Subscriber::new(hub.inner.queue_bytes);
+        stream.lock().subscribers.push(from_start.queue());
+        Self { hub, stream, from_start: Some(from_start) }
+    }
+
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// Done when someone asked the stream to end.
+    pub async fn kicked(&self) {
+        self.stream.kicked.cancelled().await;
+    }
+
+    /// The tracks that the frames published from now on belong to: before the first frame, and again when a
+    /// codec's parameters change.
+    pub fn set_tracks(&mut self, tracks: Tracks) {
+        let mut state = self.stream.lock();
+        if state.tracks == tracks {
+            return;
+        }
+        // Frames kept for late joiners were made with the old parameters.
+        if state.settled {
+            state.gop.clear();
+        }
+        state.tracks = tracks.clone();
+        state.tell_all(&Item::Tracks(tracks));
+    }
+
+    /// No further track is waited for: the stream counts as publishing and can be recorded.
+    pub async fn settle(&mut self) {
+        {
+            let mut state = self.stream.lock();
+            state.settled = true;
+            state.gop.settle();
+        }
+        let Some(from_start) = self.from_start.take() else { return };
+        let publishing = Publishing { stream: self.stream.clone(), from_start };
+        // The receiver is gone only when the daemon ends; then nothing new is recorded.
+        let _ = self.hub.inner.publishing.send(publishing).await;
+    }
+
+    /// Hands on a batch, emptying it. One lock for all of them, no waiting.
+    pub fn publish(&mut self, batch: &mut Vec<Frame>) {
+        let mut guard = self.stream.lock();
+        let state = &mut *guard;
+        let has_video = state.tracks.video().is_some();
+        for frame in batch.drain(..) {
+            state.frames += 1;
+            state.bytes += frame.buffer.size() as u64;
+            if state.origin.is_none() {
+                state.origin = Some(Utc::now() - TimeDelta::nanoseconds(frame.dts_ns() as i64));
+            }
+            let video = state.is_video(&frame);
+            for queue in &state.subscribers {
+                queue.push_frame(&frame, video, has_video);
+            }
+            state.gop.push(&frame, &state.tracks);
+        }
+    }
+
+    /// Tells every subscriber that the timeline is not whole here.
+    pub fn gap(&mut self, gap: Gap) {
+        let mut state = self.stream.lock();
+        state.gaps += 1;
+        state.tell_all(&Item::Gap(gap));
+    }
+
+    /// Ends the stream, once; its name is free when this returns.
+    pub fn end(&mut self, reason: EndReason) {
+        self.hub.remove(&self.stream);
+        let mut state = self.stream.lock();
+        if state.ended.is_some() {
+            return;
+        }
+        state.ended = Some(reason.clone());
+        state.gop.clear();
+        state.tell_all(&Item::End(reason));
+        state.subscribers.clear();
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        if self.stream.lock().ended.is_none() {
+            self.end(EndReason::Disconnected);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::hub::HubError;
+    use crate::media::{Codec, Track, TrackId};
+    use gstreamer as gst;
+    use std::collections::VecDeque;
+
+    pub const V: TrackId = TrackId(0);
+    pub const A: TrackId = TrackId(1);
+
+    pub fn av_tracks() -> Tracks {
+        gst::init().expect("GStreamer");
+        let track = |id, codec, caps| Track { id, codec, caps, size: None, rate: None, channels: None };
+        Tracks::new(vec![
+            track(V, Codec::H264, gst::Caps::new_empty_simple("video/x-h264")),
+            track(A, Codec::Aac, gst::Caps::new_empty_simple("audio/mpeg")),
+        ])
+    }
+
+    pub fn frame(track: TrackId, ms: u64, key: bool) -> Frame {
+        gst::init().expect("GStreamer");
+        let mut buffer = gst::Buffer::from_slice([track.0; 4]);
+        let b = buffer.make_mut();
+        b.set_pts(gst::ClockTime::from_mseconds(ms));
+        b.set_dts(gst::ClockTime::from_mseconds(ms));
+        if !key {
+            b.set_flags(gst::BufferFlags::DELTA_UNIT);
+        }
+        Frame { track, buffer }
+    }
+
+    fn announce(name: &str) -> Announce {
+        Announce {
+            room: RoomName::default(),
+            name: StreamName::new(name).expect("name"),
+            protocol: Protocol::Rtmp,
+            remote: ([127, 0, 0, 1], 5).into(),
+            session_id: "s".into(),
+            record: None,
+        }
+    }
+
+    fn dts_ms(subscriber: &Subscriber) -> Vec<u64> {
+        let mut items = VecDeque::new();
+        subscriber.drain(&mut items);
+        let frames = items.iter().filter_map(|i| match i {
+            Item::Frame(f) => Some(f.dts_ns() / 1_000_000),
+            _ => None,
+        });
+        frames.collect()
+    }
+
+    #[tokio::test]
+    async fn a_recording_on_demand_begins_at_the_key_frame_already_seen() {
+        let (hub, mut publishing) = Hub::new(1 << 20);
+        let mut publisher = hub.publish(announce("cam")).expect("free name");
+        publisher.set_tracks(av_tracks());
+        publisher.publish(&mut vec![frame(V, 0, true), frame(V, 40, false)]);
+        publisher.settle().await;
+        publisher.publish(&mut vec![frame(V, 80, true), frame(V, 120, false)]);
+        let late = publisher.stream().subscribe(1 << 20).expect("publishing");
+        publisher.publish(&mut vec![frame(V, 160, false)]);
+        assert_eq!(dts_ms(&late), [80, 120, 160]);
+        let started = publishing.recv().await.expect("told");
+        assert_eq!(dts_ms(&started.from_start), [0, 40, 80, 120, 160]);
+    }
+
+    #[tokio::test]
+    async fn a_live_name_is_refused_and_free_again_after_the_end() {
+        let (hub, _publishing) = Hub::new(1 << 20);
+        let first = hub.publish(announce("cam")).expect("free name");
+        assert!(matches!(hub.publish(announce("cam")), Err(HubError::NameTaken { .. })));
+        hub.publish(announce("other")).expect("another name");
+        drop(first);
+        hub.publish(announce("cam")).expect("free again");
+    }
+}

@@ -1,0 +1,2 @@
+mod objects;
+pub use objects::*;
