@@ -1,3 +1,4 @@
+pub mod gst;
 pub mod hub;
 pub mod library;
 pub mod media;

@@ -1,0 +1,97 @@
+use gstreamer::{self as gst, prelude::*};
+use std::time::Duration;
+
+/// How long a state change may take; one that takes longer will not end.
+const STATE_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PipelineError {
+    #[error("{element}: {message} ({debug})")]
+    Element {
+        element: String,
+        message: String,
+        debug: String,
+        /// The disk has no room left.
+        no_space: bool,
+    },
+    #[error("the pipeline did not reach {state:?} within {} s", STATE_DEADLINE.as_secs())]
+    Frozen { state: gst::State },
+    #[error("the pipeline did not finish within {} s", after.as_secs())]
+    NoEos { after: Duration },
+    #[error("the pipeline cannot be built: {0}")]
+    Build(String),
+}
+
+impl From<gst::glib::BoolError> for PipelineError {
+    fn from(e: gst::glib::BoolError) -> Self {
+        PipelineError::Build(e.message.into_owned())
+    }
+}
+
+/// A GStreamer pipeline whose waits all have a deadline. It is stopped when dropped.
+pub struct Pipeline {
+    pipeline: gst::Pipeline,
+    bus: gst::Bus,
+}
+
+impl Pipeline {
+    pub fn new() -> Self {
+        let pipeline = gst::Pipeline::new();
+        let bus = pipeline.bus().expect("a pipeline is made with a bus");
+        Self { pipeline, bus }
+    }
+
+    pub fn add(&self, element: &gst::Element) -> Result<(), PipelineError> {
+        Ok(self.pipeline.add(element)?)
+    }
+
+    /// Changes state and waits for it. May block up to 10 s.
+    pub fn set_state(&self, state: gst::State) -> Result<(), PipelineError> {
+        let deadline = gst::ClockTime::try_from(STATE_DEADLINE).expect("10 s fit");
+        let changed = self.pipeline.set_state(state).and_then(|_| self.pipeline.state(deadline).0);
+        match changed {
+            Ok(gst::StateChangeSuccess::Async) => Err(PipelineError::Frozen { state }),
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.take_error().unwrap_or(PipelineError::Frozen { state })),
+        }
+    }
+
+    /// The first error on the bus since the last call, if any. Never waits.
+    pub fn take_error(&self) -> Option<PipelineError> {
+        let message = self.bus.pop_filtered(&[gst::MessageType::Error])?;
+        element_error(&message)
+    }
+
+    /// Waits until every sink has seen the end of stream, or an element failed.
+    pub fn wait_eos(&self, limit: Duration) -> Result<(), PipelineError> {
+        let wait = gst::ClockTime::from_mseconds(limit.as_millis() as u64);
+        match self.bus.timed_pop_filtered(wait, &[gst::MessageType::Eos, gst::MessageType::Error]) {
+            None => Err(PipelineError::NoEos { after: limit }),
+            Some(message) => element_error(&message).map_or(Ok(()), Err),
+        }
+    }
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        // Going to NULL reports nothing that could still be acted on.
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+fn element_error(message: &gst::Message) -> Option<PipelineError> {
+    let gst::MessageView::Error(error) = message.view() else { return None };
+    let element = error.src().map_or_else(|| "pipeline".into(), |s| s.name().to_string());
+    Some(PipelineError::Element {
+        element,
+        message: error.error().message().to_owned(),
+        debug: error.debug().map(|d| d.to_string()).unwrap_or_default(),
+        no_space: error.error().matches(gst::ResourceError::NoSpaceLeft),
+    })
+}

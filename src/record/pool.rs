@@ -1,0 +1,141 @@
+//! The writer threads: a few, however many recordings there are. Each wakes on a common tick and writes what
+//! its recordings have gathered, so that a recording costs no thread and no wake-up of its own.
+
+use super::task::Task;
+use crate::library::RecordingId;
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// How often recordings are written. With it come batches of 250 ms, which cost a third of writing frame by
+/// frame, and at most as much loss when the process is killed.
+const TICK: Duration = Duration::from_millis(250);
+const MAX_THREADS: usize = 4;
+
+enum Command {
+    Attach(Box<Task>),
+    Stop(RecordingId),
+    Poll(RecordingId),
+    Quit,
+}
+
+pub(super) struct Pool {
+    threads: Vec<Thread>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Thread {
+    commands: Sender<Command>,
+    tasks: Arc<AtomicUsize>,
+}
+
+/// Lets anyone have one recording polled before the next tick.
+#[derive(Clone)]
+pub(super) struct Waker(Sender<Command>);
+
+impl Waker {
+    pub fn poll(&self, id: RecordingId) {
+        // Without a thread there is nothing left to wake.
+        let _ = self.0.send(Command::Poll(id));
+    }
+
+    pub fn stop(&self, id: RecordingId) {
+        let _ = self.0.send(Command::Stop(id));
+    }
+}
+
+impl Pool {
+    /// One thread per core, four at the most.
+    pub fn start() -> std::io::Result<Self> {
+        let count = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS);
+        let (mut threads, mut handles) = (Vec::new(), Vec::new());
+        for n in 0..count {
+            let (commands, receiver) = channel();
+            let tasks = Arc::new(AtomicUsize::new(0));
+            let counter = tasks.clone();
+            let run = move || run(&receiver, &counter);
+            handles.push(std::thread::Builder::new().name(format!("writer-{n}")).spawn(run)?);
+            threads.push(Thread { commands, tasks });
+        }
+        Ok(Self { threads, handles: Mutex::new(handles) })
+    }
+
+    /// Gives the task to the thread with the fewest.
+    pub fn attach(&self, task: Task) -> Waker {
+        let least = self.threads.iter().min_by_key(|t| t.tasks.load(Ordering::Relaxed));
+        let thread = least.expect("a pool has at least one thread");
+        thread.tasks.fetch_add(1, Ordering::Relaxed);
+        let waker = Waker(thread.commands.clone());
+        task.wake_by(waker.clone());
+        // The threads live as long as the pool.
+        let _ = thread.commands.send(Command::Attach(Box::new(task)));
+        waker
+    }
+
+    /// Recordings being written.
+    pub fn len(&self) -> usize {
+        self.threads.iter().map(|t| t.tasks.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            let _ = thread.commands.send(Command::Quit);
+        }
+        for handle in self.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A panic of a writer thread was printed when it happened.
+            let _ = handle.join();
+        }
+    }
+}
+
+fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
+    let started = Instant::now();
+    let mut tasks: Vec<Task> = Vec::new();
+    // How many of the tasks that `counter` holds have been received and are not yet taken off it.
+    let mut counted = 0;
+    let mut next_tick = started + TICK;
+    loop {
+        let timeout = if tasks.is_empty() {
+            // Nothing to write: sleep until told.
+            Duration::from_secs(3600)
+        } else {
+            next_tick.saturating_duration_since(Instant::now())
+        };
+        let now = || started.elapsed();
+        match commands.recv_timeout(timeout) {
+            Ok(Command::Attach(mut task)) => {
+                counted += 1;
+                if task.poll(now()) {
+                    tasks.push(*task);
+                }
+            }
+            Ok(Command::Stop(id)) => with(&mut tasks, id, |task| {
+                task.stop(now());
+                false
+            }),
+            Ok(Command::Poll(id)) => with(&mut tasks, id, |task| task.poll(now())),
+            Ok(Command::Quit) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                tasks.retain_mut(|task| task.poll(now()));
+                next_tick = Instant::now() + TICK;
+            }
+        }
+        counter.fetch_sub(counted - tasks.len(), Ordering::Relaxed);
+        counted = tasks.len();
+    }
+}
+
+fn with(tasks: &mut Vec<Task>, id: RecordingId, act: impl FnOnce(&mut Task) -> bool) {
+    let Some(at) = tasks.iter().position(|t| t.id == id) else { return };
+    if !act(&mut tasks[at]) {
+        tasks.swap_remove(at);
+    }
+}

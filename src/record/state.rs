@@ -1,0 +1,179 @@
+//! Where a recording is, as a pure state machine: what comes in, what is to be done. No I/O, no clock of its own.
+
+use std::{collections::VecDeque, time::Duration};
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The tracks that follow; `video`: one of them is video.
+    Tracks { video: bool },
+    /// An access unit; `key`: decoding can begin here.
+    Frame { video: bool, key: bool },
+    /// Frames were left out before the next one, which is a key frame.
+    Overflow,
+    /// A part could not be opened or written.
+    WriteFailed,
+    /// No part can ever be opened: the codec does not fit the container.
+    Impossible,
+    /// The recording was asked to end.
+    Stop,
+    /// The stream ended.
+    End,
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Nothing,
+    /// Keep this audio frame: it belongs to a part that opens soon.
+    Hold,
+    /// Open the next part, write what was held, then this frame.
+    Open,
+    Write,
+    /// Close the part under way, if any; the next one opens at the next key frame.
+    Close,
+    /// Close the part under way, if any; the recording is done.
+    Finish,
+    /// As `Finish`, but the recording has failed: too many errors.
+    Fail,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    WaitTracks,
+    WaitKey { video: bool },
+    Writing,
+    Ended,
+}
+
+/// How many write errors a recording survives: `max` within `interval` (`file_recorder_max_errors_per_interval`,
+/// `file_recorder_error_interval`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ErrorBudget {
+    pub max: u32,
+    pub interval: Duration,
+}
+
+pub(super) struct State {
+    phase: Phase,
+    has_video: bool,
+    budget: ErrorBudget,
+    /// When the errors within the budget's interval happened.
+    errors: VecDeque<Duration>,
+}
+
+impl State {
+    pub fn new(budget: ErrorBudget) -> Self {
+        Self { phase: Phase::WaitTracks, has_video: false, budget, errors: VecDeque::new() }
+    }
+
+    /// `now`: monotonic time since any fixed origin.
+    pub fn step(&mut self, input: Input, now: Duration) -> Action {
+        if self.phase == Phase::Ended {
+            return Action::Nothing;
+        }
+        match input {
+            Input::Frame { video, key } => self.frame(video, key),
+            Input::Tracks { video } => {
+                self.has_video = video;
+                self.close()
+            }
+            Input::Overflow => self.close(),
+            Input::WriteFailed => self.write_failed(now),
+            Input::Impossible => self.end(Action::Fail),
+            Input::Stop | Input::End => self.end(Action::Finish),
+        }
+    }
+
+    fn frame(&mut self, video: bool, key: bool) -> Action {
+        match self.phase {
+            Phase::Writing => Action::Write,
+            Phase::WaitKey { video: false } => self.open(),
+            Phase::WaitKey { video: true } if video && key => self.open(),
+            Phase::WaitKey { video: true } if !video => Action::Hold,
+            _ => Action::Nothing,
+        }
+    }
+
+    fn open(&mut self) -> Action {
+        self.phase = Phase::Writing;
+        Action::Open
+    }
+
+    fn close(&mut self) -> Action {
+        let was_writing = self.phase == Phase::Writing;
+        self.phase = Phase::WaitKey { video: self.has_video };
+        if was_writing { Action::Close } else { Action::Nothing }
+    }
+
+    fn write_failed(&mut self, now: Duration) -> Action {
+        while self.errors.front().is_some_and(|&at| now.saturating_sub(at) > self.budget.interval) {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(now);
+        if self.errors.len() >= self.budget.max as usize {
+            return self.end(Action::Fail);
+        }
+        self.phase = Phase::WaitKey { video: self.has_video };
+        Action::Close
+    }
+
+    fn end(&mut self, action: Action) -> Action {
+        self.phase = Phase::Ended;
+        action
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Action::*, *};
+
+    const AV: Input = Input::Tracks { video: true };
+    const AUDIO: Input = Input::Frame { video: false, key: true };
+    const KEY: Input = Input::Frame { video: true, key: true };
+    const DELTA: Input = Input::Frame { video: true, key: false };
+
+    fn run(steps: &[(Input, Action)]) {
+        let mut state = State::new(ErrorBudget { max: 3, interval: Duration::from_secs(60) });
+        for (n, (input, action)) in steps.iter().enumerate() {
+            assert_eq!(state.step(*input, Duration::from_secs(n as u64)), *action, "step {n}: {input:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_opens_at_a_key_frame_with_the_audio_before_it() {
+        run(&[(AV, Nothing), (DELTA, Nothing), (AUDIO, Hold), (KEY, Open), (DELTA, Write), (AUDIO, Write)]);
+    }
+
+    #[test]
+    fn audio_alone_starts_at_once() {
+        run(&[(Input::Tracks { video: false }, Nothing), (AUDIO, Open), (AUDIO, Write), (Input::End, Finish)]);
+    }
+
+    #[test]
+    fn new_parameters_and_overflow_begin_a_new_part_at_the_next_key_frame() {
+        for change in [AV, Input::Overflow] {
+            run(&[(AV, Nothing), (KEY, Open), (change, Close), (DELTA, Nothing), (AUDIO, Hold), (KEY, Open)]);
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_it_for_good() {
+        run(&[(AV, Nothing), (KEY, Open), (Input::Stop, Finish), (KEY, Nothing), (Input::End, Nothing)]);
+        run(&[(Input::Stop, Finish)]);
+    }
+
+    #[test]
+    fn errors_beyond_the_budget_fail_it() {
+        let failed = Input::WriteFailed;
+        run(&[(AV, Nothing), (KEY, Open), (failed, Close), (KEY, Open), (failed, Close), (KEY, Open), (failed, Fail)]);
+    }
+
+    #[test]
+    fn old_errors_do_not_count() {
+        let mut state = State::new(ErrorBudget { max: 2, interval: Duration::from_secs(60) });
+        for minutes in [0, 2, 4, 6] {
+            assert_eq!(state.step(Input::WriteFailed, Duration::from_secs(60 * minutes)), Close);
+        }
+    }
+}

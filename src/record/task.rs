@@ -1,0 +1,284 @@
+use super::{
+    books::{ClosedPart, Entry},
+    names::PartNames,
+    pool::Waker,
+    state::{Action, ErrorBudget, Input, State},
+    writer::Writer,
+};
+use crate::{
+    config::Policy,
+    gst::{PipelineError, PlanError, Templates},
+    hub::{Item, Stream, Subscriber},
+    library::{PartFile, RecordingId, Storage, StorageError},
+    media::{Frame, Gap, GapKind, MediaKind, Tracks},
+};
+use chrono::{DateTime, Utc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// Audio kept while waiting for a video key frame: the newest second of it.
+const HELD_AUDIO_NS: u64 = 1_000_000_000;
+
+/// One recording under way. Lives on a writer thread, which polls it a few times a second.
+pub(super) struct Task {
+    pub id: RecordingId,
+    stream: Arc<Stream>,
+    subscriber: Subscriber,
+    policy: Arc<Policy>,
+    templates: Arc<Templates>,
+    storage: Storage,
+    /// An entry per event in a recording's life, never per frame, so it needs no bound.
+    books: mpsc::UnboundedSender<Entry>,
+    media_ms: Arc<AtomicU64>,
+    state: State,
+    tracks: Tracks,
+    items: VecDeque<Item>,
+    held: VecDeque<Frame>,
+    part: Option<OpenPart>,
+    parts_opened: u32,
+    /// Media time of the parts already closed, ms.
+    closed_ms: u64,
+    last_error: Option<String>,
+    ended: bool,
+}
+
+struct OpenPart {
+    writer: Writer,
+    file: PartFile,
+    names: PartNames,
+    number: u32,
+    started_at: DateTime<Utc>,
+    base_ns: u64,
+    gaps: Vec<Gap>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("no pipelines/*.toml describes container {0:?}, which record_formats asks for")]
+    NoTemplate(&'static str),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("cannot write {file}: {source}")]
+    Pipeline { file: String, source: PipelineError },
+}
+
+impl Task {
+    #[expect(clippy::too_many_arguments, reason = "a recording's parts, named at the one place that builds it")]
+    pub fn new(
+        id: RecordingId,
+        stream: Arc<Stream>,
+        subscriber: Subscriber,
+        policy: Arc<Policy>,
+        templates: Arc<Templates>,
+        storage: Storage,
+        books: mpsc::UnboundedSender<Entry>,
+        media_ms: Arc<AtomicU64>,
+    ) -> Self {
+        let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
+        Self {
+            id,
+            stream,
+            subscriber,
+            policy,
+            templates,
+            storage,
+            books,
+            media_ms,
+            state: State::new(budget),
+            tracks: Tracks::default(),
+            items: VecDeque::new(),
+            held: VecDeque::new(),
+            part: None,
+            parts_opened: 0,
+            closed_ms: 0,
+            last_error: None,
+            ended: false,
+        }
+    }
+
+    /// Has the pool poll this task at once when its stream ends or its queue fills.
+    pub fn wake_by(&self, waker: Waker) {
+        let id = self.id;
+        self.subscriber.on_attention(move || waker.poll(id));
+    }
+
+    /// Writes what has arrived. False when the recording is over and the task can go.
+    pub fn poll(&mut self, now: Duration) -> bool {
+        let mut items = std::mem::take(&mut self.items);
+        self.subscriber.drain(&mut items);
+        for item in items.drain(..) {
+            self.take(item, now);
+        }
+        // Handed back empty, with its memory.
+        self.items = items;
+        if let Some(Err(e)) = self.part.as_ref().map(|p| p.writer.check()) {
+            self.failed(&e, now);
+        }
+        let running_ms = self.part.as_ref().map_or(0, |p| p.writer.span().duration_ms());
+        self.media_ms.store(self.closed_ms + running_ms, Ordering::Relaxed);
+        !self.ended
+    }
+
+    /// Writes what has arrived until now and ends the recording.
+    pub fn stop(&mut self, now: Duration) {
+        self.poll(now);
+        self.input(Input::Stop, None, now);
+    }
+
+    fn take(&mut self, item: Item, now: Duration) {
+        match item {
+            Item::Tracks(tracks) => {
+                let video = tracks.video().is_some();
+                self.input(Input::Tracks { video }, None, now);
+                self.tracks = tracks;
+            }
+            Item::Frame(frame) => {
+                let kind = self.tracks.get(frame.track).map(|t| t.kind());
+                let input = Input::Frame { video: kind == Some(MediaKind::Video), key: frame.is_key() };
+                self.input(input, Some(frame), now);
+            }
+            Item::Gap(gap) => {
+                let overflow = gap.kind == GapKind::Overflow;
+                self.note(gap);
+                if overflow {
+                    self.input(Input::Overflow, None, now);
+                }
+            }
+            Item::End(_) => self.input(Input::End, None, now),
+        }
+    }
+
+    fn input(&mut self, input: Input, frame: Option<Frame>, now: Duration) {
+        match (self.state.step(input, now), frame) {
+            (Action::Nothing, Some(_)) if self.parts_opened > 0 && !self.ended => self.tell(Entry::FrameLost),
+            (Action::Nothing, _) => {}
+            (Action::Hold, Some(frame)) => self.hold(frame),
+            (Action::Open, Some(frame)) => self.open(frame, now),
+            (Action::Write, Some(frame)) => self.write(&frame, now),
+            (Action::Close, _) => self.close(),
+            (Action::Finish, _) => self.end(None),
+            (Action::Fail, _) => {
+                let error = self.last_error.take();
+                self.end(Some(error.unwrap_or_else(|| "too many errors".into())));
+            }
+            (action @ (Action::Hold | Action::Open | Action::Write), None) => {
+                debug_assert!(false, "{action:?} follows a frame only");
+            }
+        }
+    }
+
+    fn hold(&mut self, frame: Frame) {
+        let oldest_ns = frame.dts_ns().saturating_sub(HELD_AUDIO_NS);
+        self.held.push_back(frame);
+        while self.held.front().is_some_and(|f| f.dts_ns() < oldest_ns) {
+            self.held.pop_front();
+            self.tell(Entry::FrameLost);
+        }
+    }
+
+    fn open(&mut self, frame: Frame, now: Duration) {
+        self.held.push_back(frame);
+        match self.open_part() {
+            Ok(part) => {
+                self.tell(Entry::Opened { name: part.file.name().to_owned() });
+                self.parts_opened = part.number;
+                self.part = Some(part);
+                for frame in std::mem::take(&mut self.held) {
+                    self.write(&frame, now);
+                }
+            }
+            Err(OpenError::Storage(e)) => self.failed(&e, now),
+            Err(e @ OpenError::Pipeline { .. }) => self.failed(&e, now),
+            Err(e) => {
+                self.last_error = Some(e.to_string());
+                self.input(Input::Impossible, None, now);
+            }
+        }
+    }
+
+    fn open_part(&self) -> Result<OpenPart, OpenError> {
+        let container = self.policy.formats.container(self.tracks.video().map(|t| t.codec)).as_str();
+        let template = self.templates.get(container).ok_or(OpenError::NoTemplate(container))?;
+        let plans = template.plan(&self.tracks, self.policy.audio.is_passthrough())?;
+        let base_ns = self.held.iter().map(Frame::dts_ns).min().unwrap_or(0);
+        let number = self.parts_opened + 1;
+        let started_at = self.stream.wall_time(base_ns);
+        let names = PartNames::new(&self.policy.name, &self.stream, &plans, number, started_at, &template.extension);
+        let file = self.storage.reserve(|n| names.stem(n, None), &template.extension)?;
+        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns).map_err(|source| {
+            OpenError::Pipeline { file: file.path().display().to_string(), source }
+        });
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(e) => {
+                // The error that is told is the one that matters; an empty .part does no harm.
+                let _ = self.storage.discard(file);
+                return Err(e);
+            }
+        };
+        Ok(OpenPart { writer, file, names, number, started_at, base_ns, gaps: Vec::new() })
+    }
+
+    fn write(&mut self, frame: &Frame, now: Duration) {
+        let Some(part) = &mut self.part else { return };
+        if let Err(e) = part.writer.write(frame) {
+            let file = part.file.path().display().to_string();
+            self.failed(&OpenError::Pipeline { file, source: e }, now);
+        }
+    }
+
+    fn failed(&mut self, error: &dyn std::error::Error, now: Duration) {
+        let announce = self.stream.announce();
+        tracing::error!(
+            recording = %self.id, room = %announce.room, stream = %announce.name, error = %error,
+            "cannot write the recording; it goes on at the next key frame unless errors repeat"
+        );
+        self.last_error = Some(error.to_string());
+        self.input(Input::WriteFailed, None, now);
+    }
+
+    fn note(&mut self, gap: Gap) {
+        if let Some(part) = &mut self.part {
+            let at_ms = gap.at_ms.saturating_sub(part.base_ns / 1_000_000);
+            part.gaps.push(Gap { at_ms, ..gap.clone() });
+            let at_ms = at_ms + self.closed_ms;
+            self.tell(Entry::Gap(Gap { at_ms, ..gap }));
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(part) = self.part.take() else { return };
+        self.closed_ms += part.writer.span().duration_ms();
+        self.tell(Entry::Closed(Box::new(ClosedPart {
+            writer: part.writer,
+            file: part.file,
+            names: part.names,
+            number: part.number,
+            started_at: part.started_at,
+            gaps: part.gaps,
+        })));
+    }
+
+    fn end(&mut self, error: Option<String>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.tell(Entry::Ending);
+        self.close();
+        self.tell(Entry::Ended { error });
+    }
+
+    fn tell(&self, entry: Entry) {
+        // The books outlive the task, except when the daemon was told to stop at once.
+        let _ = self.books.send(entry);
+    }
+}

@@ -1,0 +1,212 @@
+//! One file being written: access units → (elements the template asks for) → muxer → file.
+//!
+//! The access units are pushed straight into the muxer's pads from a writer thread of the pool. An `appsrc` or
+//! `queue` would own a thread per track and a wake-up per buffer; see ARCHITECTURE.md.
+
+use crate::{
+    gst::{Pipeline, PipelineError, Template, TrackPlan, make_elements},
+    media::{Codec, Frame, MediaKind, Track, Tracks},
+};
+use gstreamer::{self as gst, prelude::*};
+use std::{path::Path, time::Duration};
+
+/// How long a muxer may take to write its index.
+const FINISH_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(super) struct Writer {
+    pipeline: Pipeline,
+    feeds: Vec<Feed>,
+    span: Span,
+}
+
+/// One track on its way into the muxer, indexed by its `TrackId`.
+struct Feed {
+    pad: gst::Pad,
+    counts: TrackCounts,
+}
+
+/// What went into one track of a file.
+#[derive(Clone, Debug)]
+pub(super) struct TrackCounts {
+    pub kind: MediaKind,
+    /// Codec in the file.
+    pub codec: Codec,
+    pub track: Track,
+    pub frames: u64,
+    pub keyframes: u64,
+}
+
+/// Media time covered, ns of the stream's running time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Span {
+    pub first_pts_ns: Option<u64>,
+    pub end_pts_ns: u64,
+    last_video_dts_ns: Option<u64>,
+}
+
+/// What a closed file holds.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    pub tracks: Vec<TrackCounts>,
+    pub span: Span,
+}
+
+impl Writer {
+    /// Builds and starts the pipeline that writes `file`. `base_ns`: running time of the file's beginning.
+    pub fn open(
+        template: &Template,
+        plans: &[TrackPlan],
+        tracks: &Tracks,
+        file: &Path,
+        base_ns: u64,
+    ) -> Result<Self, PipelineError> {
+        let pipeline = Pipeline::new();
+        let mux = template.make_muxer().map_err(|e| PipelineError::Build(e.to_string()))?;
+        let sink = file_sink(file, template.write_buffer_bytes)?;
+        pipeline.add(&mux)?;
+        pipeline.add(&sink)?;
+        mux.link(&sink)?;
+        let targets = plans
+            .iter()
+            .map(|plan| track_entry(&pipeline, &mux, plan, tracks))
+            .collect::<Result<Vec<_>, _>>()?;
+        pipeline.set_state(gst::State::Playing)?;
+        let feeds = targets
+            .into_iter()
+            .zip(plans)
+            .zip(tracks.iter())
+            .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { pipeline, feeds, span: Span::default() })
+    }
+
+    /// Hands one access unit to the muxer. May block while the disk does.
+    pub fn write(&mut self, frame: &Frame) -> Result<(), PipelineError> {
+        let Some(feed) = self.feeds.get_mut(usize::from(frame.track.0)) else { return Ok(()) };
+        if let Err(flow) = feed.pad.push(frame.buffer.clone()) {
+            let unknown = || PipelineError::Build(format!("the muxer refused a buffer: {flow}"));
+            return Err(self.pipeline.take_error().unwrap_or_else(unknown));
+        }
+        feed.counts.frames += 1;
+        feed.counts.keyframes += u64::from(frame.is_key());
+        self.span.extend(frame, feed.counts.kind);
+        Ok(())
+    }
+
+    /// An error that came up behind the muxer's back, if any.
+    pub fn check(&self) -> Result<(), PipelineError> {
+        self.pipeline.take_error().map_or(Ok(()), Err)
+    }
+
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Ends every track and waits until the muxer has written its index. Blocks; not for a writer thread.
+    pub fn finish(self) -> (Written, Result<(), PipelineError>) {
+        for feed in &self.feeds {
+            // A pad that refuses EOS has an error on the bus, which wait_eos returns.
+            let _ = feed.pad.push_event(gst::event::Eos::new());
+        }
+        let ended = self.pipeline.wait_eos(FINISH_DEADLINE).and(self.pipeline.set_state(gst::State::Null));
+        let tracks = self.feeds.iter().map(|f| f.counts.clone()).collect();
+        (Written { tracks, span: self.span }, ended)
+    }
+}
+
+impl Feed {
+    fn start(target: &gst::Pad, plan: &TrackPlan, track: &Track, base_ns: u64) -> Result<Self, PipelineError> {
+        let refused = |what: String| PipelineError::Build(format!("{} track: {what}", track.codec));
+        let pad = gst::Pad::builder(gst::PadDirection::Src).build();
+        pad.set_active(true)?;
+        // The pad has no parent element, so its place in a hierarchy cannot be checked.
+        pad.link_full(target, gst::PadLinkCheck::NOTHING).map_err(|e| refused(e.to_string()))?;
+        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        segment.set_start(gst::ClockTime::from_nseconds(base_ns));
+        pad.push_event(gst::event::StreamStart::new(&format!("track-{}", track.id.0)));
+        if !pad.push_event(gst::event::Caps::new(&track.caps)) {
+            return Err(refused(format!("{} is not accepted", track.caps)));
+        }
+        pad.push_event(gst::event::Segment::new(&segment));
+        let counts =
+            TrackCounts { kind: track.kind(), codec: plan.codec, track: track.clone(), frames: 0, keyframes: 0 };
+        Ok(Self { pad, counts })
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Some(peer) = self.pad.peer() {
+            // Both ends go away with the pipeline; a refused unlink changes nothing.
+            let _ = self.pad.unlink(&peer);
+        }
+        let _ = self.pad.set_active(false);
+    }
+}
+
+impl Span {
+    fn extend(&mut self, frame: &Frame, kind: MediaKind) {
+        let pts = frame.pts_ns();
+        let step = match (kind, self.last_video_dts_ns) {
+            (MediaKind::Audio, _) => 0,
+            (MediaKind::Video, None) => 0,
+            (MediaKind::Video, Some(last)) => frame.dts_ns().saturating_sub(last),
+        };
+        if kind == MediaKind::Video {
+            self.last_video_dts_ns = Some(frame.dts_ns());
+        }
+        let duration = frame.buffer.duration().map_or(step, gst::ClockTime::nseconds);
+        self.first_pts_ns = Some(self.first_pts_ns.map_or(pts, |first| first.min(pts)));
+        self.end_pts_ns = self.end_pts_ns.max(pts + duration);
+    }
+
+    pub fn duration_ms(&self) -> u64 {
+        self.first_pts_ns.map_or(0, |first| self.end_pts_ns.saturating_sub(first) / 1_000_000)
+    }
+}
+
+fn file_sink(file: &Path, write_buffer_bytes: u32) -> Result<gst::Element, PipelineError> {
+    let sink = gst::ElementFactory::make("filesink").build()?;
+    sink.set_property("location", file);
+    sink.set_property("sync", false);
+    sink.set_property("async", false);
+    if write_buffer_bytes == 0 {
+        sink.set_property_from_str("buffer-mode", "unbuffered");
+    } else {
+        sink.set_property_from_str("buffer-mode", "full");
+        sink.set_property("buffer-size", write_buffer_bytes);
+    }
+    Ok(sink)
+}
+
+/// The pad to push a track's access units into.
+fn track_entry(
+    pipeline: &Pipeline,
+    mux: &gst::Element,
+    plan: &TrackPlan,
+    tracks: &Tracks,
+) -> Result<gst::Pad, PipelineError> {
+    let missing = |what: &str| PipelineError::Build(format!("{} track: {what}", plan.codec));
+    let track = tracks.get(plan.track).ok_or_else(|| missing("its plan is for another stream"))?;
+    let Some(elements) = &plan.elements else {
+        return request_pad(mux, &track.caps).ok_or_else(|| missing("the muxer has no pad for its caps"));
+    };
+    let bin = make_elements(elements).map_err(|e| PipelineError::Build(e.to_string()))?;
+    pipeline.add(&bin)?;
+    let source = bin.static_pad("src").ok_or_else(|| missing("the elements have no open source pad"))?;
+    let mux_pad = request_pad(mux, &source.query_caps(None))
+        .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
+    source.link(&mux_pad).map_err(|e| missing(&e.to_string()))?;
+    bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
+}
+
+/// A request pad of the muxer whose template takes `caps`.
+fn request_pad(mux: &gst::Element, caps: &gst::Caps) -> Option<gst::Pad> {
+    let templates = mux.pad_template_list();
+    let fits = |t: &&gst::PadTemplate| {
+        t.direction() == gst::PadDirection::Sink
+            && t.presence() == gst::PadPresence::Request
+            && t.caps().can_intersect(caps)
+    };
+    templates.iter().find(fits).and_then(|t| mux.request_pad(t, None, Some(caps)))
+}
