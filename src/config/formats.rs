@@ -187,7 +187,7 @@ mod tests {
                 "unknown video codec \"h256\", did you mean h265?; the codecs are h264 h265 av1 vp8 vp9",
             ),
             ("opus-mp4", "unknown video codec \"opus\"; the codecs are h264 h265 av1 vp8 vp9"),
-            ("h264-mpg", "unknown container \"mpg\"; the containers are mp4 webm mkv ts"),
+            ("h264-mpg", "unknown container \"mpg\", did you mean mp4?; the containers are mp4 webm mkv ts"),
             ("vp8-mp4", "vp8 does not go into mp4; mp4 takes h264 h265 av1 vp9, and vp8 goes into webm mkv"),
             ("vp9-ts", "vp9 does not go into ts; ts takes h264 h265, and vp9 goes into mp4 webm mkv"),
             ("h264-mp4,h264-ts", "h264 is given both mp4 and ts; keep one"),
