@@ -1,0 +1,261 @@
+//! `reeld.toml`: where the daemon listens, where it keeps things, and its limits.
+
+use super::toml_keys::{Known, Settings, count, duration, size, text};
+use super::{Loaded, Problem, outcome, quoted, read_file};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+use toml::de::DeValue;
+
+const KNOWN: &Known = &[
+    ("listen", &["http", "rtmp"]),
+    ("paths", &["records", "hooks", "pipelines", "state"]),
+    ("policy", &["file"]),
+    ("database", &["url"]),
+    (
+        "limits",
+        &[
+            "publisher_timeout",
+            "handshake_timeout",
+            "shutdown_timeout",
+            "hook_timeout",
+            "hook_concurrency",
+            "max_connections",
+            "max_message_size",
+            "recorder_queue",
+        ],
+    ),
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// Everything `reeld.toml` says. Paths are absolute; a path written relative starts at the file's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonConfig {
+    pub listen: Listen,
+    pub paths: Paths,
+    /// The properties file with the record policy.
+    pub policy_file: PathBuf,
+    /// The SQLite file of the catalog.
+    pub catalog_file: PathBuf,
+    pub limits: Limits,
+}
+
+/// Port 0 picks a free port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub http: SocketAddr,
+    pub rtmp: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    pub records: PathBuf,
+    pub hooks: PathBuf,
+    pub pipelines: PathBuf,
+    pub state: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A publisher that sends nothing for this long is ended.
+    pub publisher_timeout: Duration,
+    /// Time a new connection has to finish its handshake.
+    pub handshake_timeout: Duration,
+    /// Time that running recordings have to end when the daemon stops.
+    pub shutdown_timeout: Duration,
+    /// A hook script that runs longer is killed.
+    pub hook_timeout: Duration,
+    /// Hook scripts that run at the same time.
+    pub hook_concurrency: usize,
+    /// RTMP connections at the same time.
+    pub max_connections: usize,
+    /// Largest RTMP message, bytes.
+    pub max_message_bytes: u64,
+    /// Bytes a recorder may fall behind its stream.
+    pub recorder_queue_bytes: u64,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self { http: at(9091), rtmp: at(1935) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            publisher_timeout: 10 * SECOND,
+            handshake_timeout: 5 * SECOND,
+            shutdown_timeout: 30 * SECOND,
+            hook_timeout: 60 * SECOND,
+            hook_concurrency: 4,
+            max_connections: 1000,
+            max_message_bytes: 8 * MIB,
+            recorder_queue_bytes: 32 * MIB,
+        }
+    }
+}
+
+impl DaemonConfig {
+    /// Reads the file. Blocks on the disk.
+    pub fn load(path: &Path) -> Loaded<DaemonConfig> {
+        let bytes = read_file(path).map_err(|problem| vec![problem])?;
+        let text = match str::from_utf8(&bytes) {
+            Ok(text) => text,
+            Err(e) => {
+                let line = bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+                return Err(vec![Problem::error(path, line, "not UTF-8; save the file as UTF-8")]);
+            }
+        };
+        let base = folder_of(path).map_err(|e| {
+            vec![Problem::error(
+                path,
+                0,
+                format!("cannot tell which folder it is in: {e}; give an absolute path"),
+            )]
+        })?;
+        let mut settings = Settings::parse(text.strip_prefix('\u{feff}').unwrap_or(text), path, KNOWN);
+        let config = read(&mut settings, &base);
+        cross_check(&mut settings, &config);
+        outcome(config, settings.problems)
+    }
+}
+
+/// The absolute folder of `path`, symlinks resolved so that `..` can be taken off lexically.
+fn folder_of(path: &Path) -> std::io::Result<PathBuf> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    folder.canonicalize()
+}
+
+fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
+    let listen = Listen::default();
+    let mut path = |section, key, default: &str| {
+        settings.get(section, key, at(base, default), |v| path_value(v, default).map(|p| at(base, &p)))
+    };
+    let paths = Paths {
+        records: path("paths", "records", "records"),
+        hooks: path("paths", "hooks", "hooks"),
+        pipelines: path("paths", "pipelines", "pipelines"),
+        state: path("paths", "state", "state"),
+    };
+    let policy_file = path("policy", "file", "reeld.properties");
+    let catalog = paths.state.join("catalog.sqlite");
+    DaemonConfig {
+        listen: Listen {
+            http: settings.get("listen", "http", listen.http, |v| address(v, listen.http)),
+            rtmp: settings.get("listen", "rtmp", listen.rtmp, |v| address(v, listen.rtmp)),
+        },
+        catalog_file: settings
+            .get("database", "url", None, |v| database(v).map(|file| file.map(|f| at(base, &f))))
+            .unwrap_or(catalog),
+        paths,
+        policy_file,
+        limits: limits(settings),
+    }
+}
+
+fn limits(settings: &mut Settings) -> Limits {
+    let default = Limits::default();
+    let mut time = |key, default, range| settings.get("limits", key, default, |v| duration(v, range));
+    let publisher_timeout = time("publisher_timeout", default.publisher_timeout, SECOND..=HOUR);
+    let handshake_timeout =
+        time("handshake_timeout", default.handshake_timeout, Duration::from_millis(100)..=60 * SECOND);
+    let shutdown_timeout = time("shutdown_timeout", default.shutdown_timeout, SECOND..=HOUR);
+    let hook_timeout = time("hook_timeout", default.hook_timeout, SECOND..=24 * HOUR);
+    let mut number = |key, default, range| settings.get("limits", key, default, |v| count(v, range));
+    let hook_concurrency = number("hook_concurrency", default.hook_concurrency, 1..=256);
+    let max_connections = number("max_connections", default.max_connections, 1..=100_000);
+    let mut bytes = |key, default, range| settings.get("limits", key, default, |v| size(v, range));
+    Limits {
+        publisher_timeout,
+        handshake_timeout,
+        shutdown_timeout,
+        hook_timeout,
+        hook_concurrency,
+        max_connections,
+        // The length of an RTMP message is a 24-bit field (RTMP 1.0 §5.3.1).
+        max_message_bytes: bytes("max_message_size", default.max_message_bytes, 64 * KIB..=16 * MIB),
+        recorder_queue_bytes: bytes("recorder_queue", default.recorder_queue_bytes, MIB..=4 * GIB),
+    }
+}
+
+/// What each value allows and two together do not.
+fn cross_check(settings: &mut Settings, config: &DaemonConfig) {
+    let Listen { http, rtmp } = config.listen;
+    if http == rtmp && http.port() != 0 {
+        let line = settings.line_of("listen", "http").max(settings.line_of("listen", "rtmp"));
+        settings.error(line, format!("http and rtmp both listen on {http}; give one of them another port"));
+    }
+    let Limits { max_message_bytes, recorder_queue_bytes, .. } = config.limits;
+    if recorder_queue_bytes < max_message_bytes {
+        let line =
+            settings.line_of("limits", "recorder_queue").max(settings.line_of("limits", "max_message_size"));
+        let what =
+            "recorder_queue is smaller than max_message_size, so one frame can overflow it; make it larger";
+        settings.error(line, what.into());
+    }
+    if config.paths.records == config.paths.state {
+        let line = settings.line_of("paths", "records").max(settings.line_of("paths", "state"));
+        let what =
+            "records and state are one folder, so the catalog lies among the recordings; give state its own";
+        settings.warn(line, what.into());
+    }
+}
+
+fn address(value: &DeValue, default: SocketAddr) -> Result<SocketAddr, String> {
+    let example = default.to_string();
+    let text = text(value, &example)?;
+    text.parse().map_err(|_| {
+        format!(
+            "{} is not ADDRESS:PORT with a numeric address; write for example \"{example}\"",
+            quoted(&text)
+        )
+    })
+}
+
+fn path_value(value: &DeValue, example: &str) -> Result<String, String> {
+    match text(value, example)? {
+        text if text.is_empty() => Err(format!("empty; write a path, for example \"{example}\"")),
+        text => Ok(text),
+    }
+}
+
+/// The file of a `sqlite://` URL; `None` for the default place.
+fn database(value: &DeValue) -> Result<Option<String>, String> {
+    let url = text(value, "sqlite:///var/lib/reeld/catalog.sqlite")?;
+    if url.is_empty() {
+        return Ok(None);
+    }
+    let write = "write sqlite:///ABSOLUTE/FILE, or \"\" for catalog.sqlite in the state folder";
+    match url.strip_prefix("sqlite://") {
+        // The URL may hold a password, so it is not repeated.
+        None => Err(format!("only SQLite is supported by this version; {write}")),
+        Some("") => Err(format!("it names no file; {write}")),
+        Some(file) if file.contains(['?', '#']) => Err(format!("options are not supported; {write}")),
+        Some(file) => Ok(Some(file.to_owned())),
+    }
+}
+
+/// `path` seen from `base`, without `.` and `..`.
+fn at(base: &Path, path: &str) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in base.join(path).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                clean.pop();
+            }
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests;

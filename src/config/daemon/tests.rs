@@ -1,0 +1,195 @@
+use super::*;
+use proptest::prelude::*;
+
+fn load(text: &str) -> (PathBuf, Loaded<DaemonConfig>) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("reeld.toml");
+    std::fs::write(&file, text).unwrap();
+    (dir.path().canonicalize().unwrap(), DaemonConfig::load(&file))
+}
+
+fn clean(text: &str) -> (PathBuf, DaemonConfig) {
+    let (dir, loaded) = load(text);
+    let (config, warnings) = loaded.unwrap_or_else(|p| panic!("{text}: {p:?}"));
+    assert_eq!(warnings, [], "{text}");
+    (dir, config)
+}
+
+fn problems(text: &str) -> Vec<String> {
+    let problems = load(text).1.expect_err(text);
+    problems.iter().map(|p| format!("{}: {}", p.line, p.what)).collect()
+}
+
+#[test]
+fn an_empty_file_works() {
+    let (dir, config) = clean("");
+    assert_eq!(config.listen.http.to_string(), "127.0.0.1:9091");
+    assert_eq!(config.listen.rtmp.to_string(), "127.0.0.1:1935");
+    assert_eq!(config.paths.records, dir.join("records"));
+    assert_eq!(config.policy_file, dir.join("reeld.properties"));
+    assert_eq!(config.catalog_file, dir.join("state/catalog.sqlite"));
+    assert_eq!(config.limits, Limits::default());
+}
+
+#[test]
+fn each_key_sets_its_field() {
+    let (dir, config) = clean(
+        r#"
+        [listen]
+        http = "[::1]:0"
+        rtmp = "0.0.0.0:0"
+        [paths]
+        records = "/r/./x/../y"
+        hooks = "../h"
+        pipelines = "p"
+        state = "/s"
+        [policy]
+        file = "/etc/flashphoner.properties"
+        [database]
+        url = "sqlite://cat.db"
+        [limits]
+        publisher_timeout = "1m 30s"
+        handshake_timeout = "500ms"
+        shutdown_timeout = "2m"
+        hook_timeout = "1h"
+        hook_concurrency = 2
+        max_connections = 5
+        max_message_size = 65536
+        recorder_queue = "1.5 GiB"
+        "#,
+    );
+    assert_eq!(
+        (config.listen.http.to_string(), config.listen.rtmp.to_string()),
+        ("[::1]:0".into(), "0.0.0.0:0".into())
+    );
+    let expected = Paths {
+        records: "/r/y".into(),
+        hooks: dir.parent().unwrap().join("h"),
+        pipelines: dir.join("p"),
+        state: "/s".into(),
+    };
+    assert_eq!(config.paths, expected);
+    assert_eq!(config.policy_file, Path::new("/etc/flashphoner.properties"));
+    assert_eq!(config.catalog_file, dir.join("cat.db"));
+    let expected = Limits {
+        publisher_timeout: 90 * SECOND,
+        handshake_timeout: Duration::from_millis(500),
+        shutdown_timeout: 120 * SECOND,
+        hook_timeout: HOUR,
+        hook_concurrency: 2,
+        max_connections: 5,
+        max_message_bytes: 65536,
+        recorder_queue_bytes: 1536 * MIB,
+    };
+    assert_eq!(config.limits, expected);
+}
+
+#[test]
+fn every_known_key_is_read() {
+    for (section, keys) in KNOWN {
+        for key in *keys {
+            let found = problems(&format!("[{section}]\n{key} = true\n"));
+            assert!(found.len() == 1 && found[0].starts_with(&format!("2: {key}: ")), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_says_what_to_write_instead() {
+    let cases = [
+        (
+            "[listen]\nhtp = \"\"",
+            "2: unknown key in [listen]: \"htp\", did you mean http?; known are http, rtmp",
+        ),
+        (
+            "[listn]",
+            "1: unknown section: \"listn\", did you mean listen?; known are listen, paths, policy, database, limits",
+        ),
+        ("http = \"127.0.0.1:1\"", "1: http belongs to a section; write it under [listen]"),
+        ("listen = 1", "1: listen is a section; write [listen] on a line of its own"),
+        (
+            "[listen]\nhttp = 9091",
+            "2: http: expected a text, found integer; write for example \"127.0.0.1:9091\"",
+        ),
+        (
+            "[listen]\nrtmp = \"localhost:1935\"",
+            "2: rtmp: \"localhost:1935\" is not ADDRESS:PORT with a numeric address; write for example \"127.0.0.1:1935\"",
+        ),
+        ("[paths]\nstate = \"\"", "2: state: empty; write a path, for example \"state\""),
+        ("[paths]\nstate = \"a\\u0000\"", "2: state: \"a\\0\" holds a control character; remove it"),
+        (
+            "[database]\nurl = \"postgres://u:p@h/d\"",
+            "2: url: only SQLite is supported by this version; write sqlite:///ABSOLUTE/FILE, or \"\" for catalog.sqlite in the state folder",
+        ),
+        (
+            "[limits]\npublisher_timeout = 10",
+            "2: publisher_timeout: integer has no unit; write a duration from \"1s\" to \"1h\", like \"10s\" or \"500ms\"",
+        ),
+        (
+            "[limits]\npublisher_timeout = \"10\"",
+            "2: publisher_timeout: \"10\" is not a duration; write a duration from \"1s\" to \"1h\", like \"10s\" or \"500ms\"",
+        ),
+        (
+            "[limits]\nhandshake_timeout = \"1h\"",
+            "2: handshake_timeout: \"1h\" is out of range; write a duration from \"100ms\" to \"1m\", like \"10s\" or \"500ms\"",
+        ),
+        (
+            "[limits]\nhook_concurrency = 0",
+            "2: hook_concurrency: not a number that works here; write a whole number from 1 to 256, without quotes",
+        ),
+        (
+            "[limits]\nmax_message_size = \"17MiB\"",
+            "2: max_message_size: \"17MiB\" is out of range; write a size from \"64.0 KiB\" to \"16.0 MiB\", like \"8MiB\"",
+        ),
+        (
+            "[limits]\nrecorder_queue = \"lots\"",
+            "2: recorder_queue: \"lots\" is not a size; write a size from \"1.0 MiB\" to \"4.0 GiB\", like \"8MiB\"",
+        ),
+        (
+            "[limits]\nrecorder_queue = \"1MiB\"",
+            "2: recorder_queue is smaller than max_message_size, so one frame can overflow it; make it larger",
+        ),
+        (
+            "[listen]\nhttp = \"127.0.0.1:1935\"",
+            "2: http and rtmp both listen on 127.0.0.1:1935; give one of them another port",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(problems(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_collected_in_line_order() {
+    let text = "[listen]\nhttp = 127.0.0.1\nx = 1\nrtmp = \"x\"\n[limits]\nhook_timeout = \"0s\"\nhook_timeout = \"1s\"\n[zzz]\n";
+    let lines: Vec<String> = problems(text).iter().map(|p| p.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["2", "3", "4", "6", "7", "8"]);
+}
+
+#[test]
+fn records_among_state_is_a_warning() {
+    let (_, warnings) = load("[paths]\nrecords = \"a\"\nstate = \"./a\"").1.unwrap();
+    assert_eq!(
+        (warnings.len(), warnings[0].line, warnings[0].severity),
+        (1, 3, crate::config::Severity::Warning)
+    );
+}
+
+#[test]
+fn text_that_is_not_utf8_names_the_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("reeld.toml");
+    std::fs::write(&file, b"# a\n# \xff\n").unwrap();
+    let problems = DaemonConfig::load(&file).unwrap_err();
+    assert_eq!(problems, [Problem::error(&file, 2, "not UTF-8; save the file as UTF-8")]);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_taken_or_refused_without_a_panic(text in "([\\[\\]=\"'\n{}.,#0a]|http|listen|limits|.){0,40}") {
+        let mut settings = Settings::parse(&text, Path::new("t"), KNOWN);
+        let config = read(&mut settings, Path::new("/b"));
+        cross_check(&mut settings, &config);
+        prop_assert!(config.paths.records.is_absolute());
+    }
+}

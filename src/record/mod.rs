@@ -1,0 +1,3 @@
+//! Recording a live stream into files.
+
+pub mod naming;
