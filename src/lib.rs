@@ -1,3 +1,4 @@
+pub mod deliver;
 pub mod hub;
 pub mod library;
 pub mod media;
