@@ -1,2 +1,162 @@
+//! What has been recorded: the records folder ([`Storage`]), the manifest beside each file and the catalog.
+//!
+//! The manifests are the truth; the catalog (SQLite) is an index of them, plus what is still to be delivered
+//! (the outbox). A part and its outbox row are committed in one transaction, so a file that is in the catalog
+//! is never forgotten by its hook.
+
+mod catalog;
+mod list;
+mod manifest;
 mod objects;
-pub use objects::*;
+mod outbox;
+mod storage;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use list::{Filter, MAX_LIMIT, Page};
+pub use manifest::{Identity, MANIFEST_VERSION, Manifest, ManifestError};
+pub use objects::{AudioPart, HookResult, Lost, Part, Recording, RecordingId, Status, VideoPart};
+pub use outbox::{Delivery, HELD_ATTEMPTS, HookJob, OutboxId};
+pub use storage::{FinishedFile, MAX_NAME_TRIES, PartFile, Storage, StorageError, measure};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const READERS: u32 = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    #[error("[database] url: {0:?} is not a database this version knows; write sqlite:FILE")]
+    Url(String),
+    #[error(
+        "the catalog {file} cannot be opened: {source}; check [database] url, and that the file and its folder are \
+         writable for the user reeld runs as"
+    )]
+    Open { file: PathBuf, source: sqlx::Error },
+    #[error("the tables of the catalog {file} cannot be brought to this version: {source}")]
+    Migrate { file: PathBuf, source: sqlx::migrate::MigrateError },
+    #[error("the catalog could not {what}: {source}")]
+    Sql { what: &'static str, source: sqlx::Error },
+    #[error("the catalog holds {value:?} as {column}, which this version cannot read")]
+    Value { column: &'static str, value: String },
+    #[error("the catalog has no recording {0}")]
+    Unknown(RecordingId),
+    #[error("recording {id} is {now} and cannot become {wanted}", now = .now.as_str(), wanted = .wanted.as_str())]
+    Past { id: RecordingId, now: Status, wanted: Status },
+    #[error("limit is {0}; it can be 1 to {MAX_LIMIT}")]
+    Limit(u32),
+    #[error("the cursor is not one this server gave out; leave it out to begin with the newest recording")]
+    Cursor,
+}
+
+fn sql(what: &'static str) -> impl Fn(sqlx::Error) -> LibraryError {
+    move |source| LibraryError::Sql { what, source }
+}
+
+/// The catalog and the records folder. A cheap clone.
+#[derive(Clone, Debug)]
+pub struct Library {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// One connection: SQLite has one writer at a time, and waiting here is in order and without a time-out.
+    writer: SqlitePool,
+    readers: SqlitePool,
+    storage: Storage,
+}
+
+impl Library {
+    /// Opens the catalog at `url` (`sqlite:FILE`, or just the file's path), creating it and its folder when
+    /// missing, and brings its tables up to date.
+    ///
+    /// The journal is a WAL with `synchronous=FULL`: what a method here has committed survives a power cut.
+    pub async fn open(url: &str, storage: Storage) -> Result<Self, LibraryError> {
+        let options = options(url)?;
+        let file = options.get_filename().to_path_buf();
+        if let Some(folder) = file.parent() {
+            let open = |e| LibraryError::Open { file: file.clone(), source: sqlx::Error::Io(e) };
+            tokio::fs::create_dir_all(folder).await.map_err(open)?;
+        }
+        let open = |source| LibraryError::Open { file: file.clone(), source };
+        let writer =
+            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
+        sqlx::migrate!("src/library/migrations")
+            .run(&writer)
+            .await
+            .map_err(|source| LibraryError::Migrate { file: file.clone(), source })?;
+        let readers =
+            SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(open)?;
+        Ok(Self { inner: Arc::new(Inner { writer, readers, storage }) })
+    }
+
+    pub fn storage(&self) -> &Storage {
+        &self.inner.storage
+    }
+
+    /// Waits for what is running and closes the catalog. Later calls fail.
+    pub async fn close(&self) {
+        self.inner.readers.close().await;
+        self.inner.writer.close().await;
+    }
+
+    fn readers(&self) -> &SqlitePool {
+        &self.inner.readers
+    }
+
+    /// A transaction that holds the write lock from its start, so that it cannot fail half-way because another
+    /// process wrote.
+    async fn write(&self, what: &'static str) -> Result<Transaction<'static, Sqlite>, LibraryError> {
+        self.inner.writer.begin_with("BEGIN IMMEDIATE").await.map_err(sql(what))
+    }
+}
+
+fn options(url: &str) -> Result<SqliteConnectOptions, LibraryError> {
+    let options = match url.split_once("://") {
+        _ if url.starts_with("sqlite:") => {
+            SqliteConnectOptions::from_str(url).map_err(|_| LibraryError::Url(url.into()))?
+        }
+        // The rest of such a URL may hold a password.
+        Some((scheme, _)) => return Err(LibraryError::Url(format!("{scheme}://..."))),
+        None if url.is_empty() => return Err(LibraryError::Url(String::new())),
+        None => SqliteConnectOptions::new().filename(url),
+    };
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT))
+}
+
+#[cfg(test)]
+mod catalog_tests;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let file = |url| options(url).map(|o| o.get_filename().to_path_buf());
+        assert_eq!(file("sqlite:/var/x.db").unwrap(), PathBuf::from("/var/x.db"));
+        assert_eq!(file("sqlite:///var/x.db").unwrap(), PathBuf::from("/var/x.db"));
+        assert_eq!(file("state/x.db").unwrap(), PathBuf::from("state/x.db"));
+        let error = file("postgres://me:secret@db/x").unwrap_err().to_string();
+        assert!(error.contains("postgres") && !error.contains("secret"), "{error}");
+        assert!(file("").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_catalog_that_cannot_be_opened_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x.db"), "this is a text file, not a database, and long enough")
+            .unwrap();
+        let storage = Storage::open(&dir.path().join("records")).unwrap();
+        let url = dir.path().join("x.db");
+        let error = Library::open(url.to_str().unwrap(), storage).await.unwrap_err().to_string();
+        assert!(error.contains("x.db"), "{error}");
+    }
+}

@@ -1,0 +1,421 @@
+//! The life of a recording in the catalog.
+
+use super::{
+    AudioPart, HookJob, Library, LibraryError, Lost, Part, Recording, RecordingId, Status, VideoPart, outbox,
+    sql,
+};
+use crate::media::{Gap, MediaSessionId};
+use chrono::{DateTime, Utc};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use std::path::{Path, PathBuf};
+
+impl Library {
+    /// Enters a recording that begins, without its parts.
+    pub async fn begin(&self, recording: &Recording) -> Result<(), LibraryError> {
+        const WHAT: &str = "enter a recording";
+        let mut tx = self.write(WHAT).await?;
+        sqlx::query(
+            "INSERT INTO recording (id, status, room_name, room_id, stream_name, media_session_id, session_id, \
+             protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(recording.id.to_string())
+        .bind(recording.status.as_str())
+        .bind(&recording.room_name)
+        .bind(&recording.room_id)
+        .bind(&recording.stream_name)
+        .bind(recording.media_session_id.to_string())
+        .bind(&recording.session_id)
+        .bind(recording.protocol.as_str())
+        .bind(&recording.container)
+        .bind(recording.started_at_ms)
+        .bind(recording.ended_at.map(|t| t.timestamp_millis()))
+        .bind(to_sql(recording.duration_ms))
+        .bind(to_sql(recording.size))
+        .bind(to_json(&recording.lost))
+        .bind(&recording.error)
+        .execute(&mut *tx)
+        .await
+        .map_err(sql(WHAT))?;
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
+    /// Notes where part `number` is being written, until [`commit_part`](Self::commit_part) or
+    /// [`discard_part`](Self::discard_part); what a later start tells about when the daemon dies before.
+    pub async fn begin_part(&self, id: &RecordingId, number: u32, file: &Path) -> Result<(), LibraryError> {
+        const WHAT: &str = "enter a file being written";
+        let mut tx = self.write(WHAT).await?;
+        sqlx::query("INSERT OR REPLACE INTO writing (recording_id, number, file) VALUES (?, ?, ?)")
+            .bind(id.to_string())
+            .bind(number)
+            .bind(path_text(file)?)
+            .execute(&mut *tx)
+            .await
+            .map_err(sql(WHAT))?;
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
+    /// Forgets a part that never got a frame.
+    pub async fn discard_part(&self, id: &RecordingId, number: u32) -> Result<(), LibraryError> {
+        const WHAT: &str = "forget a part";
+        let mut tx = self.write(WHAT).await?;
+        end_part(&mut tx, id, number, WHAT).await?;
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
+    /// Moves a recording forward to a status that is not final; asking for the one it has does nothing.
+    pub async fn update_status(&self, id: &RecordingId, status: Status) -> Result<(), LibraryError> {
+        const WHAT: &str = "change a status";
+        let mut tx = self.write(WHAT).await?;
+        advance(&mut tx, id, status, WHAT).await?;
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
+    /// Enters a finished part, adds it to the recording's totals and, with `hook`, puts its hook in the outbox:
+    /// all or nothing. Call `Deliveries::wake` after it.
+    pub async fn commit_part(
+        &self,
+        id: &RecordingId,
+        part: &Part,
+        hook: Option<HookJob>,
+    ) -> Result<(), LibraryError> {
+        const WHAT: &str = "enter a part";
+        let mut tx = self.write(WHAT).await?;
+        let totals =
+            sqlx::query("UPDATE recording SET duration_ms = duration_ms + ?, size = size + ? WHERE id = ?")
+                .bind(to_sql(part.duration_ms))
+                .bind(to_sql(part.size))
+                .bind(id.to_string())
+                .execute(&mut *tx)
+                .await
+                .map_err(sql(WHAT))?;
+        if totals.rows_affected() == 0 {
+            return Err(LibraryError::Unknown(*id));
+        }
+        insert_part(&mut tx, id, part, WHAT).await?;
+        end_part(&mut tx, id, part.number, WHAT).await?;
+        if let Some(job) = hook {
+            outbox::insert(&mut tx, id, part.number, &job, WHAT).await?;
+        }
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
+    /// Ends a recording all of whose parts are committed.
+    pub async fn complete(
+        &self,
+        id: &RecordingId,
+        ended_at: DateTime<Utc>,
+        lost: &Lost,
+    ) -> Result<(), LibraryError> {
+        self.end(id, Status::Completed, ended_at, lost, None).await
+    }
+
+    /// Ends a recording with an error; its committed parts stay.
+    pub async fn fail(
+        &self,
+        id: &RecordingId,
+        ended_at: DateTime<Utc>,
+        lost: &Lost,
+        error: &str,
+    ) -> Result<(), LibraryError> {
+        self.end(id, Status::Failed, ended_at, lost, Some(error)).await
+    }
+
+    async fn end(
+        &self,
+        id: &RecordingId,
+        status: Status,
+        ended_at: DateTime<Utc>,
+        lost: &Lost,
+        error: Option<&str>,
+    ) -> Result<(), LibraryError> {
+        const WHAT: &str = "end a recording";
+        let mut tx = self.write(WHAT).await?;
+        advance(&mut tx, id, status, WHAT).await?;
+        sqlx::query("UPDATE recording SET ended_at_ms = ?, lost = ?, error = ? WHERE id = ?")
+            .bind(ended_at.timestamp_millis())
+            .bind(to_json(lost))
+            .bind(error)
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(sql(WHAT))?;
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
+    /// One recording with its parts and what their hooks did.
+    pub async fn get(&self, id: &RecordingId) -> Result<Option<Recording>, LibraryError> {
+        const WHAT: &str = "read a recording";
+        let mut connection = self.readers().acquire().await.map_err(sql(WHAT))?;
+        let row = sqlx::query("SELECT * FROM recording WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(sql(WHAT))?;
+        let Some(row) = row else { return Ok(None) };
+        let mut found = [recording_of(&row)?];
+        read_parts(&mut connection, &mut found).await?;
+        let [recording] = found;
+        Ok(Some(recording))
+    }
+
+    /// For the start of the daemon, before anything is recorded: every recording that has not ended is one the
+    /// last daemon left behind. Each is failed, with an error that names the file it was writing and the time
+    /// of that file's last change as its end; answers them.
+    pub async fn interrupted(&self) -> Result<Vec<Recording>, LibraryError> {
+        const WHAT: &str = "look for interrupted recordings";
+        let rows = sqlx::query(
+            "SELECT r.id, r.started_at_ms, w.file FROM recording r LEFT JOIN writing w ON w.recording_id = r.id \
+             WHERE r.status IN ('starting', 'recording', 'finalizing') ORDER BY r.started_at_ms, r.id, w.number",
+        )
+        .fetch_all(self.readers())
+        .await
+        .map_err(sql(WHAT))?;
+
+        let mut left: Vec<LeftBehind> = Vec::new();
+        for row in rows {
+            let id = id_of(&row, "id")?;
+            if left.last().is_none_or(|l| l.id != id) {
+                left.push(LeftBehind { id, ended_at: time_of(&row, "started_at_ms")?, files: Vec::new() });
+            }
+            if let (Some(last), Some(file)) = (left.last_mut(), get::<Option<String>>(&row, "file")?) {
+                last.look_at(file).await;
+            }
+        }
+
+        let mut failed = Vec::with_capacity(left.len());
+        for LeftBehind { id, ended_at, files } in left {
+            let lost = self.get(&id).await?.map(|r| r.lost).unwrap_or_default();
+            self.fail(&id, ended_at, &lost, &interrupted_error(&files)).await?;
+            failed.extend(self.get(&id).await?);
+        }
+        Ok(failed)
+    }
+}
+
+struct LeftBehind {
+    id: RecordingId,
+    ended_at: DateTime<Utc>,
+    /// Files with something in them.
+    files: Vec<String>,
+}
+
+impl LeftBehind {
+    async fn look_at(&mut self, file: String) {
+        let Ok(found) = tokio::fs::metadata(&file).await else { return };
+        if found.len() == 0 {
+            return;
+        }
+        if let Ok(changed) = found.modified() {
+            self.ended_at = self.ended_at.max(changed.into());
+        }
+        self.files.push(file);
+    }
+}
+
+fn interrupted_error(files: &[String]) -> String {
+    match files {
+        [] => {
+            "the daemon ended before this recording was finished; of the part being written nothing is left"
+                .into()
+        }
+        _ => format!(
+            "the daemon ended before this recording was finished; what was written is in {} and plays",
+            files.join(" and ")
+        ),
+    }
+}
+
+async fn advance(
+    tx: &mut SqliteConnection,
+    id: &RecordingId,
+    wanted: Status,
+    what: &'static str,
+) -> Result<(), LibraryError> {
+    let row = sqlx::query("SELECT status FROM recording WHERE id = ?")
+        .bind(id.to_string())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(sql(what))?
+        .ok_or(LibraryError::Unknown(*id))?;
+    let now = status_of(&row)?;
+    if now.is_final() || now > wanted {
+        return Err(LibraryError::Past { id: *id, now, wanted });
+    }
+    sqlx::query("UPDATE recording SET status = ? WHERE id = ?")
+        .bind(wanted.as_str())
+        .bind(id.to_string())
+        .execute(tx)
+        .await
+        .map_err(sql(what))?;
+    Ok(())
+}
+
+async fn insert_part(
+    tx: &mut SqliteConnection,
+    id: &RecordingId,
+    part: &Part,
+    what: &'static str,
+) -> Result<(), LibraryError> {
+    sqlx::query(
+        "INSERT INTO part (recording_id, number, file, name, size, sha256, started_at_ms, duration_ms, video, \
+         audio, gaps, hook) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(id.to_string())
+    .bind(part.number)
+    .bind(path_text(&part.file)?)
+    .bind(&part.name)
+    .bind(to_sql(part.size))
+    .bind(&part.sha256)
+    .bind(part.started_at.timestamp_millis())
+    .bind(to_sql(part.duration_ms))
+    .bind(part.video.as_ref().map(to_json))
+    .bind(part.audio.as_ref().map(to_json))
+    .bind(to_json(&part.gaps))
+    .bind(part.hook.as_ref().map(to_json))
+    .execute(tx)
+    .await
+    .map_err(sql(what))?;
+    Ok(())
+}
+
+async fn end_part(
+    tx: &mut SqliteConnection,
+    id: &RecordingId,
+    number: u32,
+    what: &'static str,
+) -> Result<(), LibraryError> {
+    sqlx::query("DELETE FROM writing WHERE recording_id = ? AND number = ?")
+        .bind(id.to_string())
+        .bind(number)
+        .execute(tx)
+        .await
+        .map_err(sql(what))?;
+    Ok(())
+}
+
+/// Fills in `parts` of each recording, with one query.
+pub(super) async fn read_parts(
+    connection: &mut SqliteConnection,
+    recordings: &mut [Recording],
+) -> Result<(), LibraryError> {
+    if recordings.is_empty() {
+        return Ok(());
+    }
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM part WHERE recording_id IN (");
+    let mut ids = query.separated(", ");
+    for recording in recordings.iter() {
+        ids.push_bind(recording.id.to_string());
+    }
+    query.push(") ORDER BY recording_id, number");
+    let rows = query.build().fetch_all(connection).await.map_err(sql("read parts"))?;
+
+    let mut by_id: Vec<&mut Recording> = recordings.iter_mut().collect();
+    by_id.sort_by_key(|r| r.id);
+    for row in rows {
+        let id = id_of(&row, "recording_id")?;
+        if let Ok(at) = by_id.binary_search_by_key(&id, |r| r.id) {
+            by_id[at].parts.push(part_of(&row)?);
+        }
+    }
+    Ok(())
+}
+
+/// A recording without its parts.
+pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, LibraryError> {
+    let session: String = get(row, "media_session_id")?;
+    let protocol: String = get(row, "protocol")?;
+    let started_at = time_of(row, "started_at_ms")?;
+    Ok(Recording {
+        id: id_of(row, "id")?,
+        status: status_of(row)?,
+        room_name: get(row, "room_name")?,
+        room_id: get(row, "room_id")?,
+        stream_name: get(row, "stream_name")?,
+        media_session_id: session_of(session)?,
+        session_id: get(row, "session_id")?,
+        protocol: serde_json::from_value(protocol.as_str().into())
+            .map_err(|_| LibraryError::Value { column: "protocol", value: protocol })?,
+        container: get(row, "container")?,
+        started_at,
+        ended_at: get::<Option<i64>>(row, "ended_at_ms")?.map(|ms| time(ms, "ended_at_ms")).transpose()?,
+        started_at_ms: started_at.timestamp_millis(),
+        duration_ms: count_of(row, "duration_ms")?,
+        size: count_of(row, "size")?,
+        parts: Vec::new(),
+        lost: from_json("lost", get(row, "lost")?)?,
+        error: get(row, "error")?,
+    })
+}
+
+fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
+    let video: Option<String> = get(row, "video")?;
+    let audio: Option<String> = get(row, "audio")?;
+    let hook: Option<String> = get(row, "hook")?;
+    Ok(Part {
+        number: get(row, "number")?,
+        file: PathBuf::from(get::<String>(row, "file")?),
+        name: get(row, "name")?,
+        size: count_of(row, "size")?,
+        sha256: get(row, "sha256")?,
+        started_at: time_of(row, "started_at_ms")?,
+        duration_ms: count_of(row, "duration_ms")?,
+        video: video.map(|v| from_json::<VideoPart>("video", v)).transpose()?,
+        audio: audio.map(|a| from_json::<AudioPart>("audio", a)).transpose()?,
+        hook: hook.map(|h| from_json("hook", h)).transpose()?,
+        gaps: from_json::<Vec<Gap>>("gaps", get(row, "gaps")?)?,
+    })
+}
+
+pub(super) fn get<'r, T>(row: &'r SqliteRow, column: &'static str) -> Result<T, LibraryError>
+where
+    T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
+{
+    row.try_get(column).map_err(sql("read a row"))
+}
+
+pub(super) fn id_of(row: &SqliteRow, column: &'static str) -> Result<RecordingId, LibraryError> {
+    let value: String = get(row, column)?;
+    RecordingId::parse(&value).ok_or(LibraryError::Value { column, value })
+}
+
+pub(super) fn session_of(value: String) -> Result<MediaSessionId, LibraryError> {
+    MediaSessionId::parse(&value).ok_or(LibraryError::Value { column: "media_session_id", value })
+}
+
+pub(super) fn count_of(row: &SqliteRow, column: &'static str) -> Result<u64, LibraryError> {
+    let value: i64 = get(row, column)?;
+    u64::try_from(value).map_err(|_| LibraryError::Value { column, value: value.to_string() })
+}
+
+pub(super) fn time_of(row: &SqliteRow, column: &'static str) -> Result<DateTime<Utc>, LibraryError> {
+    time(get(row, column)?, column)
+}
+
+pub(super) fn time(ms: i64, column: &'static str) -> Result<DateTime<Utc>, LibraryError> {
+    DateTime::from_timestamp_millis(ms).ok_or_else(|| LibraryError::Value { column, value: ms.to_string() })
+}
+
+fn status_of(row: &SqliteRow) -> Result<Status, LibraryError> {
+    let value: String = get(row, "status")?;
+    Status::parse(&value).ok_or(LibraryError::Value { column: "status", value })
+}
+
+pub(super) fn from_json<T: DeserializeOwned>(column: &'static str, value: String) -> Result<T, LibraryError> {
+    serde_json::from_str(&value).map_err(|_| LibraryError::Value { column, value })
+}
+
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain objects with text keys and UTF-8 paths are JSON")
+}
+
+/// SQLite has signed 64-bit numbers; no byte count or duration comes near their end.
+fn to_sql(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+pub(super) fn path_text(path: &Path) -> Result<&str, LibraryError> {
+    path.to_str()
+        .ok_or_else(|| LibraryError::Value { column: "file", value: path.to_string_lossy().into_owned() })
+}

@@ -1,0 +1,277 @@
+//! The catalog on a real database.
+
+use super::testing::{library, part, recording, reopen};
+use super::*;
+use crate::media::{Gap, GapKind};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::path::Path;
+
+fn hook() -> HookJob {
+    HookJob { script: "/hooks/on_record_hook.sh".into(), status: Status::Completed }
+}
+
+fn result(exit: i32, attempts: u32) -> HookResult {
+    HookResult { exit: Some(exit), attempts, output: "said".into() }
+}
+
+fn lost() -> Lost {
+    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, frames: 3 };
+    Lost { packets: 4, frames: 5, gaps: vec![gap] }
+}
+
+async fn with_parts(library: &Library, parts: u32) -> Recording {
+    let recording = recording(0);
+    library.begin(&recording).await.unwrap();
+    for number in 1..=parts {
+        library.commit_part(&recording.id, &part(number), Some(hook())).await.unwrap();
+    }
+    recording
+}
+
+async fn due_parts(library: &Library) -> Vec<u32> {
+    library.outbox_due(Utc::now(), 100).await.unwrap().iter().map(|d| d.part).collect()
+}
+
+#[tokio::test]
+async fn a_recording_is_read_as_it_was_entered() {
+    let (dir, library) = library().await;
+    let mut expected = recording(0);
+    library.begin(&expected).await.unwrap();
+    assert_eq!(library.get(&expected.id).await.unwrap().as_ref(), Some(&expected));
+
+    library.begin_part(&expected.id, 1, Path::new("/records/x.mp4.part")).await.unwrap();
+    library.update_status(&expected.id, Status::Recording).await.unwrap();
+    for number in [2, 1] {
+        library.commit_part(&expected.id, &part(number), None).await.unwrap();
+    }
+    let ended_at = expected.started_at + TimeDelta::seconds(9);
+    library.complete(&expected.id, ended_at, &lost()).await.unwrap();
+
+    expected.status = Status::Completed;
+    expected.ended_at = Some(ended_at);
+    expected.parts = vec![part(1), part(2)];
+    expected.duration_ms = 4000;
+    expected.size = 2000;
+    expected.lost = lost();
+    library.close().await;
+    let library = reopen(&dir).await;
+    assert_eq!(library.get(&expected.id).await.unwrap(), Some(expected));
+    assert_eq!(library.get(&RecordingId::random()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_status_only_moves_forward() {
+    let (_dir, library) = library().await;
+    let id = recording_in(&library, Status::Recording).await;
+    library.update_status(&id, Status::Recording).await.unwrap();
+    assert!(matches!(library.update_status(&id, Status::Starting).await, Err(LibraryError::Past { .. })));
+    library.fail(&id, Utc::now(), &lost(), "disk full").await.unwrap();
+    let failed = library.get(&id).await.unwrap().unwrap();
+    assert_eq!((failed.status, failed.error.as_deref()), (Status::Failed, Some("disk full")));
+    assert!(matches!(library.complete(&id, Utc::now(), &lost()).await, Err(LibraryError::Past { .. })));
+    let unknown = RecordingId::random();
+    assert!(matches!(
+        library.update_status(&unknown, Status::Recording).await,
+        Err(LibraryError::Unknown(_))
+    ));
+    assert!(matches!(library.commit_part(&unknown, &part(1), None).await, Err(LibraryError::Unknown(_))));
+}
+
+async fn recording_in(library: &Library, status: Status) -> RecordingId {
+    let recording = recording(0);
+    library.begin(&recording).await.unwrap();
+    library.update_status(&recording.id, status).await.unwrap();
+    recording.id
+}
+
+#[tokio::test]
+async fn a_part_that_cannot_be_entered_leaves_nothing_behind() {
+    let (_dir, library) = library().await;
+    let recording = with_parts(&library, 1).await;
+    assert!(library.commit_part(&recording.id, &part(1), Some(hook())).await.is_err());
+    let got = library.get(&recording.id).await.unwrap().unwrap();
+    assert_eq!((got.duration_ms, got.parts.len()), (2000, 1));
+    assert_eq!(due_parts(&library).await, [1]);
+}
+
+#[tokio::test]
+async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
+    let (dir, library) = library().await;
+    let part_file = dir.path().join("records/cam.mp4.part");
+    std::fs::write(&part_file, "frames").unwrap();
+    let open = recording_in(&library, Status::Recording).await;
+    library.begin_part(&open, 1, Path::new("/gone.mp4.part")).await.unwrap();
+    library.begin_part(&open, 2, &part_file).await.unwrap();
+    let empty = recording_in(&library, Status::Starting).await;
+    library.begin_part(&empty, 1, Path::new("/gone.mp4.part")).await.unwrap();
+    let ended = recording_in(&library, Status::Finalizing).await;
+    library.complete(&ended, Utc::now(), &lost()).await.unwrap();
+
+    let next = reopen(&dir).await;
+    let found = next.interrupted().await.unwrap();
+    assert_eq!(found.len(), 2);
+    let error = |id| found.iter().find(|r| r.id == id).and_then(|r| r.error.clone()).unwrap();
+    assert!(error(open).contains(&format!("is in {} and plays", part_file.display())), "{}", error(open));
+    assert!(error(empty).contains("nothing is left"));
+    let got = next.get(&open).await.unwrap().unwrap();
+    let changed: DateTime<Utc> = part_file.metadata().unwrap().modified().unwrap().into();
+    assert_eq!(got.status, Status::Failed);
+    assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed.timestamp_millis());
+    assert!(next.interrupted().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_hook_is_due_from_the_commit_until_it_is_done() {
+    let (dir, library) = library().await;
+    let recording = with_parts(&library, 1).await;
+
+    // The daemon dies here: the next one finds the hook due.
+    let next = reopen(&dir).await;
+    let due = next.outbox_due(Utc::now(), 10).await.unwrap();
+    let [delivery] = due.as_slice() else { panic!("{due:?}") };
+    assert_eq!((delivery.recording, delivery.part, delivery.attempts), (recording.id, 1, 0));
+    assert_eq!(delivery.job, hook());
+    assert_eq!(delivery.media_session_id, recording.media_session_id);
+    assert_eq!(delivery.file, part(1).file);
+
+    let now = Utc::now();
+    let at = now + TimeDelta::seconds(5);
+    next.outbox_retry(delivery.id, &result(1, 1), now, at).await.unwrap();
+    assert!(due_parts(&next).await.is_empty());
+    let next_due = next.outbox_next_due(now).await.unwrap().unwrap();
+    assert_eq!(next_due.timestamp_millis(), at.timestamp_millis());
+    let again = next.outbox_due(next_due, 10).await.unwrap();
+    assert_eq!(again[0].attempts, 1);
+    assert_eq!(again[0].first_tried_at.unwrap().timestamp_millis(), now.timestamp_millis());
+
+    next.outbox_done(delivery.id, &result(0, 2)).await.unwrap();
+    assert!(next.outbox_due(at, 10).await.unwrap().is_empty());
+    assert_eq!(next.outbox_next_due(now).await.unwrap(), None);
+    assert_eq!(next.get(&recording.id).await.unwrap().unwrap().parts[0].hook, Some(result(0, 2)));
+    next.outbox_done(delivery.id, &result(1, 3)).await.unwrap();
+    assert_eq!(next.get(&recording.id).await.unwrap().unwrap().parts[0].hook, Some(result(0, 2)));
+}
+
+#[tokio::test]
+async fn later_parts_wait_for_earlier_ones_but_not_for_ever() {
+    let (_dir, library) = library().await;
+    let recording = with_parts(&library, 3).await;
+    let other = with_parts(&library, 1).await;
+    let due = library.outbox_due(Utc::now(), 10).await.unwrap();
+    assert_eq!(
+        due.iter().map(|d| (d.recording, d.part)).collect::<Vec<_>>(),
+        [(recording.id, 1), (other.id, 1)]
+    );
+    library.outbox_done(due[1].id, &result(0, 1)).await.unwrap();
+
+    let now = Utc::now();
+    let later = now + TimeDelta::hours(1);
+    for attempt in 1..HELD_ATTEMPTS {
+        library.outbox_retry(due[0].id, &result(1, attempt), now, later).await.unwrap();
+        assert!(due_parts(&library).await.is_empty(), "attempt {attempt}");
+    }
+    library.outbox_retry(due[0].id, &result(1, HELD_ATTEMPTS), now, later).await.unwrap();
+    assert_eq!(due_parts(&library).await, [2]);
+
+    // The first one done lets nobody past the second.
+    library.outbox_done(due[0].id, &result(0, 6)).await.unwrap();
+    assert_eq!(due_parts(&library).await, [2]);
+    let second = library.outbox_due(Utc::now(), 1).await.unwrap()[0].id;
+    library.outbox_give_up(second, &result(1, 9)).await.unwrap();
+    assert_eq!(due_parts(&library).await, [3]);
+    library.commit_part(&recording.id, &part(4), Some(hook())).await.unwrap();
+    assert_eq!(due_parts(&library).await, [3]);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_does_not_stop_the_others() {
+    let (_dir, library) = library().await;
+    with_parts(&library, 2).await;
+    sqlx::query("UPDATE outbox SET job = 'nonsense' WHERE part = 1")
+        .execute(library.readers())
+        .await
+        .unwrap();
+    assert!(due_parts(&library).await.is_empty());
+    assert_eq!(due_parts(&library).await, [2]);
+}
+
+fn filter() -> Filter {
+    Filter::default()
+}
+
+#[tokio::test]
+async fn pages_hold_every_recording_once_newest_first() {
+    let (_dir, library) = library().await;
+    // Several start in the same ms.
+    for n in 0..10 {
+        library.begin(&recording(n / 3)).await.unwrap();
+    }
+    let mut seen: Vec<Recording> = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = library.list(&Filter { limit: 3, cursor, ..filter() }).await.unwrap();
+        seen.extend(page.items);
+        cursor = page.next_cursor;
+        if seen.len() == 3 {
+            library.begin(&recording(99)).await.unwrap();
+        }
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 10);
+    assert!(seen.windows(2).all(|w| (w[0].started_at_ms, w[0].id) > (w[1].started_at_ms, w[1].id)));
+    let all = library.list(&filter()).await.unwrap();
+    assert_eq!((all.items.len(), all.next_cursor), (11, None));
+}
+
+#[tokio::test]
+async fn filters() {
+    let (_dir, library) = library().await;
+    for n in 0..4 {
+        let mut r = recording(n);
+        if n % 2 == 1 {
+            r.room_name = "o'hara\"; DROP TABLE recording".into();
+            r.room_id = "r-2".into();
+        }
+        r.stream_name = format!("cam{n}");
+        r.status = if n < 3 { Status::Starting } else { Status::Completed };
+        library.begin(&r).await.unwrap();
+        library.commit_part(&r.id, &part(1), None).await.unwrap();
+    }
+    let at = |second| recording(second).started_at;
+    let session = library.list(&filter()).await.unwrap().items[1].media_session_id;
+    let room = Some("o'hara\"; DROP TABLE recording".to_owned());
+    let cases = [
+        (filter(), vec![3, 2, 1, 0]),
+        (Filter { room: room.clone(), ..filter() }, vec![3, 1]),
+        (Filter { room: room.clone(), status: Some(Status::Starting), ..filter() }, vec![1]),
+        (Filter { room_id: Some("r-1".into()), ..filter() }, vec![2, 0]),
+        (Filter { stream: Some("cam2".into()), ..filter() }, vec![2]),
+        (Filter { stream: Some("cam2".into()), room, ..filter() }, vec![]),
+        (Filter { status: Some(Status::Completed), ..filter() }, vec![3]),
+        (Filter { media_session_id: Some(session), ..filter() }, vec![2]),
+        (Filter { from: Some(at(1)), to: Some(at(3)), ..filter() }, vec![2, 1]),
+        (Filter { stream: Some(String::new()), ..filter() }, vec![]),
+    ];
+    for (filter, expected) in cases {
+        let page = library.list(&filter).await.unwrap();
+        let got: Vec<_> = page.items.iter().map(|r| r.stream_name.clone()).collect();
+        let expected: Vec<_> = expected.iter().map(|n| format!("cam{n}")).collect();
+        assert_eq!(got, expected, "{filter:?}");
+        assert!(page.items.iter().all(|r| r.parts == [part(1)]));
+    }
+}
+
+#[tokio::test]
+async fn bad_pages_are_refused() {
+    let (_dir, library) = library().await;
+    for limit in [0, MAX_LIMIT + 1] {
+        let got = library.list(&Filter { limit, ..filter() }).await;
+        assert!(matches!(got, Err(LibraryError::Limit(_))), "{limit}");
+    }
+    for cursor in ["", "x", "!!", "AAAA", &"A".repeat(40), &"A".repeat(100_000), "é"] {
+        let got = library.list(&Filter { cursor: Some(cursor.into()), ..filter() }).await;
+        assert!(matches!(got, Err(LibraryError::Cursor)), "{cursor:.50}");
+    }
+}

@@ -1,0 +1,65 @@
+//! What the tests of `library` and `deliver` share.
+
+use super::*;
+use crate::media::{Gap, GapKind, MediaSessionId, Protocol};
+use chrono::DateTime;
+
+/// A library in a fresh folder.
+pub async fn library() -> (tempfile::TempDir, Library) {
+    let dir = tempfile::tempdir().unwrap();
+    let library = reopen(&dir).await;
+    (dir, library)
+}
+
+/// One more library on the catalog of `dir`, as the next daemon would open it.
+pub async fn reopen(dir: &tempfile::TempDir) -> Library {
+    let storage = Storage::open(&dir.path().join("records")).unwrap();
+    let url = format!("sqlite:{}/state/reeld.db", dir.path().display());
+    Library::open(&url, storage).await.unwrap()
+}
+
+/// A recording that started `second` s after a fixed time.
+pub fn recording(second: i64) -> Recording {
+    let started_at_ms = 1_700_000_000_123 + second * 1000;
+    Recording {
+        id: RecordingId::random(),
+        status: Status::Starting,
+        room_name: "court".into(),
+        room_id: "r-1".into(),
+        stream_name: "cam".into(),
+        media_session_id: MediaSessionId::random(),
+        session_id: "/127.0.0.1:5000/127.0.0.1:1935".into(),
+        protocol: Protocol::Rtmp,
+        container: "mp4".into(),
+        started_at: DateTime::from_timestamp_millis(started_at_ms).unwrap(),
+        ended_at: None,
+        started_at_ms,
+        duration_ms: 0,
+        size: 0,
+        parts: Vec::new(),
+        lost: Lost::default(),
+        error: None,
+    }
+}
+
+pub fn part(number: u32) -> Part {
+    Part {
+        number,
+        file: format!("/records/cam_{number}.mp4").into(),
+        name: format!("cam_{number}.mp4"),
+        size: 1000,
+        sha256: "ab".repeat(32),
+        started_at: DateTime::from_timestamp_millis(1_700_000_000_456).unwrap(),
+        duration_ms: 2000,
+        video: Some(VideoPart {
+            codec: "h264".into(),
+            width: Some(640),
+            height: Some(360),
+            frames: 60,
+            keyframes: 2,
+        }),
+        audio: Some(AudioPart { codec: "aac".into(), rate: Some(48_000), channels: Some(2), frames: 94 }),
+        hook: None,
+        gaps: vec![Gap { kind: GapKind::TimestampJump, at_ms: 7, by_ms: -9, frames: 0 }],
+    }
+}
