@@ -192,13 +192,14 @@ mod tests {
 
     #[test]
     fn what_is_encoded_decodes() {
+        let long = "long ".repeat(20_000);
         let values = [
             text("connect"),
             Value::Number(1.0),
             object([("app", text("live")), ("caps", object([("ok", Value::Boolean(true))]))]),
             Value::Null,
             Value::Array(vec![text("hvc1"), text("av01")].into()),
-            text(&"long ".repeat(20_000)),
+            text(&long),
         ];
         assert_eq!(decode_all(&encode(&values)).unwrap(), values);
     }

@@ -78,11 +78,14 @@ pub enum AudioTag {
 
 impl VideoTag {
     /// What [`video_track_caps`](super::caps::video_track_caps) asks for, when this message has it.
-    /// VP8 and VP9 come without; their key frames give an empty one.
+    /// VP8 and VP9 need none: theirs is empty, also at every key frame, for encoders that send no sequence header.
     pub fn config(self, payload: &[u8]) -> Option<(Codec, &[u8])> {
         match self {
+            VideoTag::SequenceHeader { codec: codec @ (Codec::Vp8 | Codec::Vp9), .. }
+            | VideoTag::Frame { codec: codec @ (Codec::Vp8 | Codec::Vp9), key: true, .. } => {
+                Some((codec, &[]))
+            }
             VideoTag::SequenceHeader { codec, offset } => Some((codec, payload.get(offset..)?)),
-            VideoTag::Frame { codec: codec @ (Codec::Vp8 | Codec::Vp9), key: true, .. } => Some((codec, &[])),
             _ => None,
         }
     }
@@ -90,7 +93,8 @@ impl VideoTag {
 
 impl AudioTag {
     /// What [`audio_track_caps`](super::caps::audio_track_caps) asks for, when this message has it: the sequence
-    /// header; of MP3 any frame; of G.711 the first byte of any message.
+    /// header; of MP3 any frame; of G.711 the first byte of any message. Frames of one MP3 track differ here, so look
+    /// at a frame only while its track is unknown.
     pub fn config(self, payload: &[u8]) -> Option<(Codec, &[u8])> {
         match self {
             AudioTag::SequenceHeader { codec, offset } => Some((codec, payload.get(offset..)?)),
@@ -396,6 +400,21 @@ mod tests {
         let four_cc = FourCc(*b"\0\xFFab");
         let text = FlvError::FourCc { kind: "video", four_cc }.to_string();
         assert_eq!(text, r"video codec \x00\xffab is not supported");
+    }
+
+    #[test]
+    fn configurations_come_from_headers_or_from_frames() {
+        let video = |payload: &'static [u8]| parse_video(payload).unwrap().config(payload);
+        let audio = |payload: &'static [u8]| parse_audio(payload).unwrap().config(payload);
+        assert_eq!(video(b"\x17\0\0\0\0avcC"), Some((Codec::H264, &b"avcC"[..])));
+        assert_eq!(video(b"\x17\x01\0\0\0au"), None);
+        assert_eq!(video(b"\x90vp09vpcC"), Some((Codec::Vp9, &[][..])));
+        assert_eq!(video(b"\x91vp09key"), Some((Codec::Vp9, &[][..])));
+        assert_eq!(video(b"\xA1vp09delta"), None);
+        assert_eq!(audio(b"\xAF\0asc"), Some((Codec::Aac, &b"asc"[..])));
+        assert_eq!(audio(b"\xAF\x01raw"), None);
+        assert_eq!(audio(b"\x2Fmp3"), Some((Codec::Mp3, &b"mp3"[..])));
+        assert_eq!(audio(b"\x72alaw"), Some((Codec::Pcma, &b"\x72"[..])));
     }
 
     proptest! {

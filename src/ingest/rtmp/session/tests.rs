@@ -6,7 +6,7 @@ fn raw(type_id: u8, stream_id: u32, payload: Vec<u8>) -> RawMessage {
     RawMessage { csid: 3, type_id, stream_id, timestamp_ms: 0, payload }
 }
 
-fn command(stream_id: u32, name: &str, transaction: f64, args: &[Value<'_>]) -> RawMessage {
+fn command<'a>(stream_id: u32, name: &'a str, transaction: f64, args: &[Value<'a>]) -> RawMessage {
     let values = [&[amf::text(name), Value::Number(transaction)], args].concat();
     raw(type_id::COMMAND_AMF0, stream_id, amf::encode(&values))
 }
