@@ -1,0 +1,3 @@
+//! What brings live streams in.
+
+pub mod rtmp;

@@ -1,0 +1,109 @@
+//! Caps of a track from its codec configuration, as parsers and demuxers of GStreamer would give them.
+
+mod audio;
+mod size;
+
+pub use audio::{AudioTrackCaps, audio_track_caps};
+
+use super::flv::FlvError;
+use crate::media::{Codec, VideoSize};
+use gstreamer as gst;
+
+/// Longest configuration; a real one has less than a few hundred bytes.
+const MAX_CONFIG_BYTES: usize = 64 << 10;
+
+/// Caps of a video track, with width and height where the configuration tells them.
+///
+/// `config`: the body of a sequence header: `avcC` (ISO/IEC 14496-15, 5.3.3), `hvcC` (8.3.3) or `av1C`;
+/// of VP8 and VP9 anything, it is not read. `size` is `None` for VP8, VP9, an `av1C` without sequence header and a
+/// parameter set that cannot be read; a muxer to MP4 then needs it from elsewhere (`onMetaData`).
+pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Option<VideoSize>), FlvError> {
+    if config.len() > MAX_CONFIG_BYTES {
+        return Err(FlvError::Config { codec, what: "longer than 64 KiB" });
+    }
+    let (caps, size) = match codec {
+        Codec::H264 => h264(config)?,
+        Codec::H265 => h265(config)?,
+        Codec::Av1 => av1(config)?,
+        Codec::Vp8 => (gst::Caps::builder("video/x-vp8"), None),
+        Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), None),
+        _ => return Err(FlvError::Config { codec, what: "not a video codec" }),
+    };
+    let caps = match size {
+        Some(VideoSize { width, height }) => caps.field("width", width as i32).field("height", height as i32),
+        None => caps,
+    };
+    Ok((caps.build(), size))
+}
+
+type CapsBuilder = gst::caps::Builder<gst::caps::NoFeature>;
+
+fn h264(avcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), FlvError> {
+    let codec = Codec::H264;
+    let [1, profile, compatibility, _, length_size, count, rest @ ..] = avcc else {
+        return Err(FlvError::Config { codec, what: "not an avcC of version 1" });
+    };
+    // Access units in the hub have 4-byte lengths.
+    if length_size & 3 != 3 {
+        return Err(FlvError::Config { codec, what: "NAL unit lengths are not 4 bytes" });
+    }
+    if count & 0x1F == 0 {
+        return Err(FlvError::Config { codec, what: "no sequence parameter set" });
+    }
+    let sps = size::nal_unit(rest).ok_or(FlvError::Config { codec, what: "truncated" })?;
+    let caps = gst::Caps::builder("video/x-h264")
+        .field("stream-format", "avc")
+        .field("alignment", "au")
+        .field("codec_data", gst::Buffer::from_slice(avcc.to_vec()))
+        .field_if_some("profile", h264_profile(*profile, *compatibility));
+    Ok((caps, size::of_h264_sps(sps)))
+}
+
+/// GStreamer's name of a profile (ISO/IEC 14496-10, A.2); `None` for rare ones.
+fn h264_profile(profile_idc: u8, compatibility: u8) -> Option<&'static str> {
+    const CONSTRAINT_SET_1: u8 = 0x40;
+    const CONSTRAINT_SETS_4_AND_5: u8 = 0x0C;
+    Some(match profile_idc {
+        66 if compatibility & CONSTRAINT_SET_1 != 0 => "constrained-baseline",
+        66 => "baseline",
+        77 => "main",
+        88 => "extended",
+        100 if compatibility & CONSTRAINT_SETS_4_AND_5 == CONSTRAINT_SETS_4_AND_5 => "constrained-high",
+        100 => "high",
+        110 => "high-10",
+        122 => "high-4:2:2",
+        244 => "high-4:4:4",
+        _ => return None,
+    })
+}
+
+fn h265(hvcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), FlvError> {
+    let codec = Codec::H265;
+    // Version 0 is what encoders wrote before the format was final.
+    if hvcc.len() < 23 || hvcc[0] > 1 {
+        return Err(FlvError::Config { codec, what: "not an hvcC of version 1" });
+    }
+    if hvcc[21] & 3 != 3 {
+        return Err(FlvError::Config { codec, what: "NAL unit lengths are not 4 bytes" });
+    }
+    let sps = size::h265_sps(hvcc).ok_or(FlvError::Config { codec, what: "no sequence parameter set" })?;
+    let caps = gst::Caps::builder("video/x-h265")
+        .field("stream-format", "hvc1")
+        .field("alignment", "au")
+        .field("codec_data", gst::Buffer::from_slice(hvcc.to_vec()));
+    Ok((caps, size::of_h265_sps(sps)))
+}
+
+fn av1(av1c: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), FlvError> {
+    let [0x81, _, _, _, obus @ ..] = av1c else {
+        return Err(FlvError::Config { codec: Codec::Av1, what: "not an av1C of version 1" });
+    };
+    let caps = gst::Caps::builder("video/x-av1")
+        .field("stream-format", "obu-stream")
+        .field("alignment", "tu")
+        .field("codec_data", gst::Buffer::from_slice(av1c.to_vec()));
+    Ok((caps, size::of_av1_obus(obus)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! The plain RTMP handshake, server's side (RTMP 1.0, 5.2).
+
+/// The only version there is a public specification of; RTMPE says 6, RTMPS says 3 inside TLS.
+const VERSION: u8 = 3;
+/// C1, C2, S1 and S2 have one length.
+const PACKET_BYTES: usize = 1536;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HandshakeError {
+    #[error("the peer asks for RTMP version {0}; this server speaks {VERSION} (RTMPE is not supported)")]
+    Version(u8),
+}
+
+/// Answers C0 and C1 with S0, S1 and S2, then waits for C2.
+///
+/// S2 is C1 as it came, which is what librtmp, OBS, ffmpeg and GStreamer compare it with. S1 names server version 0,
+/// so that clients with the digest variant of Flash (ffmpeg) fall back to the plain one. C2 is not compared: encoders
+/// in the field send all kinds of bytes there.
+#[derive(Debug)]
+pub struct Handshake {
+    c0_c1: Vec<u8>,
+    c2_left: usize,
+    seed: u64,
+}
+
+impl Handshake {
+    /// `seed`: fills S1; any number, need not be secret.
+    pub fn new(seed: u64) -> Self {
+        Self { c0_c1: Vec::new(), c2_left: PACKET_BYTES, seed }
+    }
+
+    /// Takes what belongs to the handshake from the front of `input` and appends the answer to `out`.
+    /// True once the handshake is over; what is left in `input` then are chunks.
+    pub fn read(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
+        if self.c0_c1.len() < 1 + PACKET_BYTES {
+            let part = take(input, 1 + PACKET_BYTES - self.c0_c1.len());
+            self.c0_c1.extend_from_slice(part);
+            match self.c0_c1.first() {
+                Some(&version) if version != VERSION => return Err(HandshakeError::Version(version)),
+                _ if self.c0_c1.len() <= PACKET_BYTES => return Ok(false),
+                _ => self.answer(out),
+            }
+        }
+        self.c2_left -= take(input, self.c2_left).len();
+        Ok(self.c2_left == 0)
+    }
+
+    fn answer(&mut self, out: &mut Vec<u8>) {
+        out.reserve(1 + 2 * PACKET_BYTES);
+        out.push(VERSION);
+        out.extend_from_slice(&[0; 8]);
+        for _ in 0..(PACKET_BYTES - 8) / 8 {
+            self.seed =
+                self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            out.extend_from_slice(&(self.seed ^ (self.seed >> 29)).to_be_bytes());
+        }
+        out.extend_from_slice(&self.c0_c1[1..]);
+    }
+}
+
+fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
+    let (part, rest) = input.split_at(most.min(input.len()));
+    *input = rest;
+    part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn client_bytes() -> Vec<u8> {
+        let c1 = (0..PACKET_BYTES).map(|i| (i % 251) as u8);
+        std::iter::once(VERSION).chain(c1).chain([7; PACKET_BYTES]).chain(*b"chunk").collect()
+    }
+
+    proptest! {
+        #[test]
+        fn answers_whatever_the_pieces(pieces in prop::collection::vec(1usize..1000, 1..40)) {
+            let bytes = client_bytes();
+            let mut handshake = Handshake::new(1);
+            let (mut rest, mut out, mut done) = (&bytes[..], Vec::new(), false);
+            for size in pieces.into_iter().chain([4000]) {
+                let mut input = take(&mut rest, size);
+                done = handshake.read(&mut input, &mut out).unwrap();
+                if done {
+                    let unread = [input, rest].concat();
+                    prop_assert_eq!(&unread, b"chunk");
+                    break;
+                }
+                prop_assert!(input.is_empty());
+            }
+            prop_assert!(done);
+            prop_assert_eq!(out.len(), 1 + 2 * PACKET_BYTES);
+            prop_assert_eq!(&out[..9], &[3, 0, 0, 0, 0, 0, 0, 0, 0]);
+            prop_assert_eq!(&out[1 + PACKET_BYTES..], &bytes[1..1 + PACKET_BYTES]);
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_at_the_first_byte() {
+        for version in [0, 6, b'G', 0x16] {
+            let mut out = Vec::new();
+            let result = Handshake::new(1).read(&mut &[version][..], &mut out);
+            assert_eq!(result, Err(HandshakeError::Version(version)));
+            assert!(out.is_empty());
+        }
+    }
+}

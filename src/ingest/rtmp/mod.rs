@@ -1,0 +1,13 @@
+//! RTMP: the server's side of the protocol (Adobe RTMP 1.0, Enhanced RTMP v1 and v2).
+//!
+//! Bytes go [`handshake`] → [`chunk`] (messages) → [`session`] (commands answered, media handed out) → [`flv`]
+//! (what a media message holds) → [`caps`] (what its track is). All of these are pure: no socket, no clock, no thread.
+
+pub mod amf;
+pub mod caps;
+pub mod chunk;
+pub mod flv;
+pub mod handshake;
+pub mod message;
+pub mod publish;
+pub mod session;
