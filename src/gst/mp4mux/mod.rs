@@ -9,8 +9,9 @@
 //! the access units themselves, by reference. Boxes are written by hand: codec configuration goes in verbatim and
 //! the sample tables come straight from a compact index (ISO/IEC 14496-12, -14, -15; RFC 6381 names).
 //!
-//! Time: the file begins at the lowest first PTS of its tracks. In fragments a track's start is in `tfdt` and
-//! composition offsets are signed; in the final `moov` an edit list holds both the start and the reorder delay.
+//! Time: the file begins at the lowest first PTS of its tracks. In fragments a track's start is in `tfdt`, in the
+//! final `moov` it is an empty edit; reorder delay and decoder pre-skip are in an edit list in both. A track whose
+//! first access unit comes after the header has no edit list there: its fragments use signed composition offsets.
 
 mod bits;
 mod boxes;

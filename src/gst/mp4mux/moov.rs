@@ -22,7 +22,7 @@ pub(super) fn opening(out: &mut Vec<u8>, tracks: &[Numbered], created_s: u64) {
     boxed(out, b"moov", |b| {
         mvhd(b, created_s, 0, tracks);
         for numbered in tracks {
-            trak(b, numbered, created_s, None);
+            trak(b, numbered, created_s, Edit::opening(numbered.track).as_ref(), false);
         }
         boxed(b, b"mvex", |b| {
             for numbered in tracks {
@@ -44,7 +44,7 @@ pub(super) fn closing(out: &mut Vec<u8>, tracks: &[Numbered], created_s: u64) {
     boxed(out, b"moov", |b| {
         mvhd(b, created_s, duration, tracks);
         for (numbered, edit) in tracks.iter().zip(&edits) {
-            trak(b, numbered, created_s, Some(edit));
+            trak(b, numbered, created_s, Some(edit), true);
         }
     });
 }
@@ -65,7 +65,7 @@ impl Edit {
         let timescale = i64::from(track.format.timescale);
         let start = track.start().map_or(0, |s| s.pts - numbered.base);
         let skipped = start.min(0).unsigned_abs();
-        let media_time = track.delay().unsigned_abs() + u64::from(track.format.pre_skip) + skipped;
+        let media_time = track.media_time() + skipped;
         let shown = u64::try_from(track.index.presentation_end()).unwrap_or(0).saturating_sub(media_time);
         let movie_ticks = |ticks: u64, round_up: i64| {
             let product = u128::from(ticks) * u128::from(MOVIE_TIMESCALE) + round_up as u128;
@@ -76,6 +76,12 @@ impl Edit {
             media_time,
             duration: movie_ticks(shown, timescale - 1),
         }
+    }
+
+    /// For fragments: where a track starts is in their `tfdt`, how long it lasts is not known.
+    fn opening(track: &Track) -> Option<Self> {
+        let media_time = track.start().map_or(0, |_| track.media_time());
+        (media_time > 0).then_some(Self { empty: 0, media_time, duration: 0 })
     }
 
     fn end(&self) -> u64 {
@@ -122,7 +128,7 @@ fn matrix(out: &mut Vec<u8>) {
     }
 }
 
-fn trak(out: &mut Vec<u8>, numbered: &Numbered, created_s: u64, edit: Option<&Edit>) {
+fn trak(out: &mut Vec<u8>, numbered: &Numbered, created_s: u64, edit: Option<&Edit>, full: bool) {
     boxed(out, b"trak", |b| {
         tkhd(b, numbered, created_s, edit.map_or(0, Edit::end));
         if let Some(edit) = edit {
@@ -130,7 +136,7 @@ fn trak(out: &mut Vec<u8>, numbered: &Numbered, created_s: u64, edit: Option<&Ed
         }
         let track = numbered.track;
         boxed(b, b"mdia", |b| {
-            mdhd(b, track, created_s, edit.is_some());
+            mdhd(b, track, created_s, full);
             hdlr(b, track.format.is_video());
             boxed(b, b"minf", |b| {
                 match track.format.is_video() {
@@ -138,7 +144,7 @@ fn trak(out: &mut Vec<u8>, numbered: &Numbered, created_s: u64, edit: Option<&Ed
                     false => full_box(b, b"smhd", 0, 0, |b| b.put_u32(0)),
                 }
                 dinf(b);
-                stbl(b, track, edit.is_some());
+                stbl(b, track, full);
             });
         });
     });

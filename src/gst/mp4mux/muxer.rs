@@ -253,8 +253,7 @@ impl Muxer {
 
     /// Writes the header. The file begins at the lowest first PTS known by now.
     fn open(&mut self, out: &mut Vec<u8>) -> Opened {
-        let starts = self.slots.iter().filter_map(|s| s.track.as_ref()?.start());
-        let base_ns = starts.map(|s| s.pts_ns).min().unwrap_or(0);
+        let base_ns = self.earliest_ns();
         let created_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let opened = Opened { base_ns, created_s };
         self.opened = Some(opened);
@@ -262,7 +261,13 @@ impl Muxer {
         self.placeholder_at = out.len() as u64;
         boxes::placeholder(out);
         moov::opening(out, &self.numbered(base_ns), created_s);
+        self.slots.iter_mut().filter_map(|s| s.track.as_mut()).for_each(Track::declare);
         opened
+    }
+
+    fn earliest_ns(&self) -> i64 {
+        let starts = self.slots.iter().filter_map(|s| s.track.as_ref()?.start());
+        starts.map(|s| s.pts_ns).min().unwrap_or(0)
     }
 
     fn fragment(&mut self, boxes: &mut Vec<u8>, buffers: &mut Vec<gst::Buffer>, base_ns: i64) {
@@ -280,10 +285,11 @@ impl Muxer {
         self.pending_bytes = 0;
     }
 
-    /// Appends the full `moov`, then turns everything between `ftyp` and it into one `mdat`.
+    /// Appends the full `moov`, then turns everything between `ftyp` and it into one `mdat`. A track that came
+    /// after the header with an earlier first PTS moves the beginning of the file here.
     fn close(&mut self) {
         let Some(opened) = self.opened else { return };
-        let mut tracks = self.numbered(opened.base_ns);
+        let mut tracks = self.numbered(self.earliest_ns());
         tracks.retain(|n| !n.track.index.is_empty());
         let mut out = Vec::new();
         moov::closing(&mut out, &tracks, opened.created_s);

@@ -39,13 +39,15 @@ pub(super) struct Track {
     pending_bytes: u64,
     start: Option<Start>,
     last: Option<Sample>,
+    /// Whether the opening `moov` has this track's reorder delay in an edit list.
+    declared: bool,
     pub index: Index,
 }
 
 impl Track {
     pub fn new(format: Format) -> Self {
         let (pending, index) = (Vec::new(), Index::default());
-        Self { format, pending, pending_bytes: 0, start: None, last: None, index }
+        Self { format, pending, pending_bytes: 0, start: None, last: None, declared: false, index }
     }
 
     pub fn start(&self) -> Option<Start> {
@@ -149,6 +151,7 @@ impl Track {
     ) -> Option<Run<impl ExactSizeIterator<Item = RunSample> + '_>> {
         let (first, _) = self.pending.first()?;
         let delay = self.delay();
+        let early = if self.declared { 0 } else { delay };
         Some(Run {
             track_id,
             video: self.format.is_video(),
@@ -157,7 +160,7 @@ impl Track {
             samples: self.pending.iter().map(move |(sample, _)| RunSample {
                 duration: sample.duration,
                 size: sample.size,
-                composition: (i64::from(sample.composition) - delay) as i32,
+                composition: (i64::from(sample.composition) - early) as i32,
                 sync: sample.sync,
             }),
         })
@@ -166,6 +169,16 @@ impl Track {
     /// Reorder delay: how long after its decoding time the first sample is shown.
     pub fn delay(&self) -> i64 {
         self.start.map_or(0, |start| start.pts - start.dts)
+    }
+
+    /// Where presentation begins in the media, ticks: the reorder delay and what the decoder drops.
+    pub fn media_time(&self) -> u64 {
+        self.delay().unsigned_abs() + u64::from(self.format.pre_skip)
+    }
+
+    /// The opening `moov` is written now: fragments lean on its edit list if the delay is known.
+    pub fn declare(&mut self) {
+        self.declared = self.start.is_some();
     }
 
     /// Hands out the pending access units, which are written at `offset`; returns where they end.

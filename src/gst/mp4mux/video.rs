@@ -32,13 +32,39 @@ pub(super) fn h265(s: &gst::StructureRef, kind: &[u8; 4]) -> Result<Format, Form
 }
 
 pub(super) fn av1(s: &gst::StructureRef) -> Result<Format, FormatError> {
-    let config = codec_data(s, 4)?;
+    let config = match s.has_field("codec_data") {
+        true => codec_data(s, 4)?,
+        false => av1_config(s),
+    };
     if config[0] != 0x81 {
         return Err(FormatError::CodecData("av1C"));
     }
     let size = size(s).unwrap_or((0, 0));
     let format = video(s, b"av01", size, |b| boxed(b, b"av1C", |b| b.put_slice(&config)));
     Ok(Format { temporal_delimiters: true, ..format })
+}
+
+/// An `av1C` from what a parser puts into caps; `av1parse` gives no codec_data. The sequence header is in every
+/// key frame, so it may be left out here (AV1-ISOBMFF, 2.3.3).
+fn av1_config(s: &gst::StructureRef) -> Vec<u8> {
+    let profile = match s.get::<&str>("profile") {
+        Ok("high") => 1u8,
+        Ok("professional") => 2,
+        _ => 0,
+    };
+    const ANY_LEVEL: u8 = 31;
+    let depth = match s.get::<u32>("bit-depth-luma") {
+        Ok(12) => 0x60u8,
+        Ok(10) => 0x40,
+        _ => 0,
+    };
+    let chroma = match s.get::<&str>("chroma-format") {
+        Ok("4:0:0") => 0x1c,
+        Ok("4:2:2") => 0x08,
+        Ok("4:4:4") => 0,
+        _ => 0x0c,
+    };
+    vec![0x81, profile << 5 | ANY_LEVEL, depth | chroma, 0]
 }
 
 pub(super) fn vp9(s: &gst::StructureRef) -> Result<Format, FormatError> {
