@@ -20,10 +20,13 @@ mod format;
 mod index;
 mod moov;
 mod muxer;
+mod recover;
 #[cfg(test)]
 mod tests;
 mod track;
 mod video;
+
+pub use recover::whole_length;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
