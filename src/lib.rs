@@ -1,5 +1,11 @@
+pub mod media;
+pub mod config;
 pub mod gst;
 pub mod hub;
+pub mod ingest;
 pub mod library;
-pub mod media;
 pub mod record;
+pub mod deliver;
+pub mod control;
+pub mod api;
+pub mod cli;

@@ -1,0 +1,191 @@
+//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`) and the health routes.
+//!
+//! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
+//! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
+//! Handlers say what went wrong ([`problem::Kind`]); which status that is, is decided in this file only.
+
+mod body;
+mod flashphoner;
+mod health;
+mod problem;
+mod query;
+mod server;
+mod v1;
+
+pub use server::serve;
+
+use crate::control::{Control, ControlError};
+use problem::{Kind, Problem};
+use std::{convert::Infallible, future::Future};
+use warp::{
+    Filter,
+    filters::path::FullPath,
+    http::{HeaderValue, Method, StatusCode, header},
+    reply::Response,
+};
+
+/// What a handler comes to.
+type Answer = Result<Response, Problem>;
+
+/// Every route of the daemon. `metrics` answers the text of `/metrics` in OpenMetrics 1.0 format.
+pub fn routes<M>(
+    control: Control,
+    metrics: M,
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static
+where
+    M: Fn() -> String + Clone + Send + Sync + 'static,
+{
+    let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
+    let resources = v1::routes(control.clone())
+        .or(flashphoner::routes(control.clone()))
+        .unify()
+        .or(health::routes(control, metrics))
+        .unify()
+        .or(unknown)
+        .unify();
+    warp::path::full().and(warp::method()).and(resources).map(finish)
+}
+
+/// Renders a problem and sets the headers every answer has.
+fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
+    let mut response = answer.unwrap_or_else(|problem| problem.into_response(path.as_str()));
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+
+    let status = response.status();
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(%method, path = path.as_str(), %status, "request failed");
+    } else {
+        tracing::debug!(%method, path = path.as_str(), %status, "request");
+    }
+    response
+}
+
+/// The status of each kind of problem in `/api/v1`.
+fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::BadBody | Kind::BadParameter | Kind::BadTemplate | Kind::BadCursor | Kind::NotSupported => {
+            StatusCode::BAD_REQUEST
+        }
+        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording => StatusCode::NOT_FOUND,
+        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Kind::NotPublishing | Kind::AlreadyRecording | Kind::NotRecording | Kind::RecordingOff => {
+            StatusCode::CONFLICT
+        }
+        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        Kind::ShuttingDown | Kind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The status of each kind of problem in `/rest-api`, where a session that cannot be recorded
+/// and a recording that is not there are both "not found".
+fn flashphoner_status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::NotPublishing | Kind::NotRecording => StatusCode::NOT_FOUND,
+        other => status(other),
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Self {
+        let kind = match error {
+            ControlError::UnknownSession(_) => Kind::UnknownSession,
+            ControlError::NotPublishing(_) => Kind::NotPublishing,
+            ControlError::AlreadyRecording { .. } => Kind::AlreadyRecording,
+            ControlError::NotRecording(_) => Kind::NotRecording,
+            ControlError::RecordingOff => Kind::RecordingOff,
+            ControlError::Template(_) => Kind::BadTemplate,
+            ControlError::UnknownRecording(_) => Kind::UnknownRecording,
+            ControlError::BadCursor => Kind::BadCursor,
+            ControlError::ShuttingDown => Kind::ShuttingDown,
+            ControlError::Failed(_) => Kind::Failed,
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+/// Err with the problem (and its `Allow`) when `method` is not in the list `allowed`, as in `GET, HEAD`.
+fn allow(method: &Method, allowed: &'static str) -> Result<(), Problem> {
+    if allowed.split(", ").any(|m| m == method.as_str()) {
+        return Ok(());
+    }
+    Err(Problem::method_not_allowed(method, allowed))
+}
+
+/// Runs a verb to its end even when the client goes away and its request is dropped.
+async fn to_the_end<T, F>(verb: F) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ControlError>> + Send + 'static,
+{
+    match tokio::spawn(verb).await {
+        Ok(result) => result.map_err(Problem::from),
+        Err(error) => {
+            tracing::error!(%error, "a verb did not come to its end");
+            Err(Problem::new(
+                Kind::Failed,
+                "the daemon broke off this call by a fault of its own; see its log",
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{control::RecordingId, media::MediaSessionId};
+
+    #[test]
+    fn every_control_error_has_its_status_in_both_dialects() {
+        let session = MediaSessionId::random();
+        let recording = RecordingId::random();
+        let table = [
+            (ControlError::UnknownSession(session), 404, 404),
+            (ControlError::NotPublishing(session), 409, 404),
+            (ControlError::AlreadyRecording { session, recording }, 409, 409),
+            (ControlError::NotRecording(session), 409, 404),
+            (ControlError::RecordingOff, 409, 409),
+            (ControlError::Template("no such key".into()), 400, 400),
+            (ControlError::UnknownRecording(recording), 404, 404),
+            (ControlError::BadCursor, 400, 400),
+            (ControlError::ShuttingDown, 503, 503),
+            (ControlError::Failed("disk".into()), 500, 500),
+        ];
+        for (error, own, theirs) in table {
+            let text = error.to_string();
+            let problem = Problem::from(error);
+            assert_eq!(problem.detail(), text);
+            assert_eq!(status(problem.kind()).as_u16(), own, "{text}");
+            assert_eq!(flashphoner_status(problem.kind()).as_u16(), theirs, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_allowed_by_its_whole_name() {
+        assert!(allow(&Method::HEAD, "GET, HEAD").is_ok());
+        for bad in [Method::POST, Method::OPTIONS, Method::from_bytes(b"HEA").expect("a token")] {
+            let problem = allow(&bad, "GET, HEAD").expect_err("not allowed");
+            let response = problem.into_response("/x");
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(response.headers()[header::ALLOW], "GET, HEAD");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verb_goes_on_when_its_caller_is_gone() {
+        let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+        let (done, finished) = tokio::sync::oneshot::channel::<()>();
+        let mut call = Box::pin(to_the_end(async move {
+            let _ = begun.await;
+            let _ = done.send(());
+            Ok(())
+        }));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        drop(call);
+        begin.send(()).expect("the verb still runs");
+        finished.await.expect("the verb came to its end");
+    }
+}

@@ -1,0 +1,233 @@
+//! Errors as they go out: RFC 9457 `application/problem+json`, and the small object of `/rest-api`.
+
+use serde::Serialize;
+use warp::{
+    http::{HeaderValue, Method, StatusCode, header},
+    reply::{Reply, Response},
+};
+
+/// Longest piece of a request that an error repeats, in characters.
+const MAX_QUOTED_CHARS: usize = 64;
+
+/// Seconds after which a client may come back to a daemon that is not up, or not any more.
+const RETRY_AFTER_S: &str = "5";
+
+/// What went wrong. The `type` of each in problem+json is a relative URI and stays what it is:
+///
+/// | type | status | when |
+/// |---|---|---|
+/// | `/problems/not-found` | 404 | no such path |
+/// | `/problems/method-not-allowed` | 405 | the path is there, the method is not; `Allow` lists those that are |
+/// | `/problems/bad-body` | 400 | the body is not JSON, or not the JSON this call takes |
+/// | `/problems/body-too-large` | 413 | the body is longer than 64 KiB |
+/// | `/problems/body-timeout` | 408 | the body did not come whole within 10 s |
+/// | `/problems/bad-parameter` | 400 | a query parameter is unknown or has a value it cannot have |
+/// | `/problems/bad-cursor` | 400 | `cursor` is not a `nextCursor` of this server |
+/// | `/problems/bad-template` | 400 | `fileTemplate` cannot make a file name |
+/// | `/problems/not-supported` | 400 | an option this version does not have |
+/// | `/problems/unknown-session` | 404 | no live session has this id |
+/// | `/problems/unknown-recording` | 404 | no recording has this id |
+/// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
+/// | `/problems/already-recording` | 409 | the session is being recorded |
+/// | `/problems/not-recording` | 409 | the session is not being recorded |
+/// | `/problems/recording-off` | 409 | the policy's master switch is off |
+/// | `/problems/shutting-down` | 503 | the daemon is stopping |
+/// | `/problems/not-ready` | 503 | `/readyz`: the daemon cannot record now |
+/// | `/problems/failed` | 500 | the daemon could not do it |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    NotFound,
+    MethodNotAllowed,
+    BadBody,
+    BodyTooLarge,
+    BodyTimeout,
+    BadParameter,
+    BadCursor,
+    BadTemplate,
+    NotSupported,
+    UnknownSession,
+    UnknownRecording,
+    NotPublishing,
+    AlreadyRecording,
+    NotRecording,
+    RecordingOff,
+    ShuttingDown,
+    NotReady,
+    Failed,
+}
+
+impl Kind {
+    /// The `type` and the `title` of problem+json.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::NotFound => ("/problems/not-found", "No such resource"),
+            Kind::MethodNotAllowed => ("/problems/method-not-allowed", "Method not allowed"),
+            Kind::BadBody => ("/problems/bad-body", "Bad request body"),
+            Kind::BodyTooLarge => ("/problems/body-too-large", "Request body too large"),
+            Kind::BodyTimeout => ("/problems/body-timeout", "Request body too slow"),
+            Kind::BadParameter => ("/problems/bad-parameter", "Bad query parameter"),
+            Kind::BadCursor => ("/problems/bad-cursor", "Bad cursor"),
+            Kind::BadTemplate => ("/problems/bad-template", "Bad file name template"),
+            Kind::NotSupported => ("/problems/not-supported", "Option not supported"),
+            Kind::UnknownSession => ("/problems/unknown-session", "No such session"),
+            Kind::UnknownRecording => ("/problems/unknown-recording", "No such recording"),
+            Kind::NotPublishing => ("/problems/not-publishing", "Session is not publishing"),
+            Kind::AlreadyRecording => ("/problems/already-recording", "Session is already recorded"),
+            Kind::NotRecording => ("/problems/not-recording", "Session is not recorded"),
+            Kind::RecordingOff => ("/problems/recording-off", "Recording is switched off"),
+            Kind::ShuttingDown => ("/problems/shutting-down", "Shutting down"),
+            Kind::NotReady => ("/problems/not-ready", "Not ready"),
+            Kind::Failed => ("/problems/failed", "Failed"),
+        }
+    }
+}
+
+/// One error on its way out.
+#[derive(Debug)]
+pub(super) struct Problem {
+    kind: Kind,
+    /// What is wrong with this request and what to do, for people.
+    detail: String,
+    /// Value of the `Allow` header.
+    allow: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct ProblemJson<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    instance: &'a str,
+}
+
+#[derive(Serialize)]
+struct FlashphonerJson<'a> {
+    error: &'a str,
+    status: u16,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), allow: None }
+    }
+
+    pub(super) fn unknown_path() -> Self {
+        Self::new(
+            Kind::NotFound,
+            "nothing is at this path; the API is at /api/v1 (sessions, recordings, server) and /rest-api",
+        )
+    }
+
+    pub(super) fn method_not_allowed(method: &Method, allow: &'static str) -> Self {
+        let detail = format!("{} is not for this path; it takes {allow}", quoted(method.as_str()));
+        Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, detail) }
+    }
+
+    pub(super) fn not_supported(field: &str) -> Self {
+        let detail = format!("this version cannot do `{field}`; leave it out");
+        Self::new(Kind::NotSupported, detail)
+    }
+
+    #[cfg(test)]
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    #[cfg(test)]
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// problem+json; `instance` is the path of the request.
+    pub(super) fn into_response(self, instance: &str) -> Response {
+        let status = super::status(self.kind);
+        let (r#type, title) = self.kind.words();
+        let json = ProblemJson { r#type, title, status: status.as_u16(), detail: &self.detail, instance };
+        self.respond(status, "application/problem+json", &json)
+    }
+
+    /// `{"error": "what, and what to do", "status": 404}`. Flashphoner documents no error body, so this one is ours.
+    pub(super) fn into_flashphoner_response(self) -> Response {
+        let status = super::flashphoner_status(self.kind);
+        let json = FlashphonerJson { error: &self.detail, status: status.as_u16() };
+        self.respond(status, "application/json", &json)
+    }
+
+    fn respond(&self, status: StatusCode, content_type: &'static str, json: &impl Serialize) -> Response {
+        let body = serde_json::to_vec(json).expect("strings and numbers are always JSON");
+        let mut response = body.into_response();
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        response
+    }
+}
+
+/// A piece of a request as an error repeats it: in backquotes, cut when long.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(MAX_QUOTED_CHARS) {
+        Some((end, _)) => format!("`{}…`", &text[..end]),
+        None => format!("`{text}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::body::Body;
+    use serde_json::{Value, json};
+    use std::{future::poll_fn, pin::pin};
+
+    async fn body(response: Response) -> Value {
+        let mut body = pin!(response.into_body());
+        let mut bytes = Vec::new();
+        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            bytes.extend_from_slice(&frame.expect("a frame").into_data().expect("no trailers"));
+        }
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_rfc_9457() {
+        let response =
+            Problem::new(Kind::UnknownSession, "no session `x`").into_response("/api/v1/sessions/x");
+        assert_eq!(response.status(), 404);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let want = json!({
+            "type": "/problems/unknown-session", "title": "No such session", "status": 404,
+            "detail": "no session `x`", "instance": "/api/v1/sessions/x",
+        });
+        assert_eq!(body(response).await, want);
+    }
+
+    #[tokio::test]
+    async fn flashphoner_clients_get_a_small_object() {
+        let response = Problem::new(Kind::NotRecording, "it is not recorded").into_flashphoner_response();
+        assert_eq!(response.status(), 404);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+        assert_eq!(body(response).await, json!({"error": "it is not recorded", "status": 404}));
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_up_says_when_to_come_back() {
+        let response = Problem::new(Kind::NotReady, "the disk is full").into_response("/readyz");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[header::RETRY_AFTER]),
+            (503, &"5".parse().expect("a value"))
+        );
+    }
+
+    #[test]
+    fn long_pieces_of_a_request_are_cut_on_a_character() {
+        assert_eq!(quoted("abc"), "`abc`");
+        assert_eq!(quoted(&"é".repeat(64)), format!("`{}`", "é".repeat(64)));
+        assert_eq!(quoted(&"é".repeat(65)), format!("`{}…`", "é".repeat(64)));
+    }
+}

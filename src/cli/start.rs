@@ -1,0 +1,43 @@
+//! `reeld start`.
+
+use super::{
+    ConnectArgs,
+    client::{CliError, Client, print, print_json},
+    recordings::Recording,
+    sessions,
+};
+use clap::Args;
+use serde_json::json;
+
+const EXAMPLES: &str = "\
+Examples:
+  reeld start court/camera1
+  reeld start camera1 --template '{streamName}-{startTime}'
+  reeld start 9c3e2f60-0a5d-4a63-9f0e-0d6d3f0f4c11";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct StartArgs {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The live stream: ROOM/STREAM, a stream name that only one has, or a mediaSessionId
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Name of the file, without extension, instead of the policy's
+    #[arg(long, value_name = "TEMPLATE")]
+    pub template: Option<String>,
+}
+
+pub(super) async fn run(client: &Client, args: &StartArgs) -> Result<(), CliError> {
+    let id = sessions::resolve(client, &args.id).await?.to_string();
+    let options = match &args.template {
+        Some(template) => json!({ "fileTemplate": template }),
+        None => json!({}),
+    };
+    let answer = client.post(&["sessions", &id, "recording"], &options).await?;
+    if args.connect.json {
+        return print_json(&answer);
+    }
+    let recording: Recording = client.read(answer)?;
+    print(&format!("recording {}\n", recording.id))
+}
