@@ -52,6 +52,12 @@ pub struct Options {
     raw: bool,
 }
 
+/// Printed as one JSON line when the input is read; the generator connects after a line on its standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ready {
+    pub media_messages: u64,
+}
+
 /// Printed as one JSON line when every publisher is accepted.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Started {
@@ -128,6 +134,8 @@ impl Publisher {
 pub fn run(options: &Options) -> Result<()> {
     process::end_with_parent()?;
     let flv = Flv::read(&options.input)?;
+    println!("{}", serde_json::to_string(&Ready { media_messages: flv.media.len() as u64 })?);
+    std::io::stdin().read_line(&mut String::new())?;
     let (publishers, script, started) = open_all(options, &flv)?;
     println!("{}", serde_json::to_string(&started)?);
     let ended = Generator::new(publishers, &script).push_all();

@@ -49,24 +49,25 @@ impl Owned {
     pub fn program(program: &str, args: &[String], folder: &Path, log: &Path) -> Result<Self> {
         let mut all = vec!["exec".to_owned(), "--".to_owned(), program.to_owned()];
         all.extend_from_slice(args);
-        Self::own_part(&all, folder, log, Stdio::null())
+        Self::part(&all, folder, log)
     }
 
-    /// Starts a part of the benchmark itself.
+    /// Starts a part of the benchmark itself, its output in the file `log`.
     pub fn part(args: &[String], folder: &Path, log: &Path) -> Result<Self> {
-        Self::own_part(args, folder, log, Stdio::null())
+        let output = open_log(log)?;
+        Self::start(args, folder, log, Stdio::null(), output.into())
     }
 
-    /// Like [`Owned::part`], with its standard output readable.
+    /// Like [`Owned::part`], with pipes for its standard input and output.
     pub fn talking_part(args: &[String], folder: &Path, log: &Path) -> Result<Self> {
-        Self::own_part(args, folder, log, Stdio::piped())
+        Self::start(args, folder, log, Stdio::piped(), Stdio::piped())
     }
 
-    fn own_part(args: &[String], folder: &Path, log: &Path, stdout: Stdio) -> Result<Self> {
-        let log = fs::File::options().create(true).append(true).open(log).context("cannot open the log")?;
+    fn start(args: &[String], folder: &Path, log: &Path, stdin: Stdio, stdout: Stdio) -> Result<Self> {
+        let log = open_log(log)?;
         let myself = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(myself);
-        command.args(args).current_dir(folder).stdin(Stdio::null()).stdout(stdout).stderr(log);
+        command.args(args).current_dir(folder).stdin(stdin).stdout(stdout).stderr(log);
         Ok(Self(command.spawn().context("cannot start a process")?))
     }
 
@@ -111,6 +112,10 @@ impl Drop for Owned {
         }
         let _ = self.0.wait();
     }
+}
+
+fn open_log(log: &Path) -> Result<fs::File> {
+    fs::File::options().create(true).append(true).open(log).context("cannot open the log")
 }
 
 /// `roots` and every process below them, each once.

@@ -32,7 +32,7 @@ pub fn machine() -> String {
 
 /// The whole report: machine, table, and a note under it when a row is doubtful.
 pub fn markdown(machine: &str, plan: &Plan, cells: &[Cell]) -> String {
-    let rounds = cells.iter().map(|cell| cell.round + 1).max().unwrap_or(0);
+    let rounds = cells.iter().map(|cell| cell.round + 1).max().unwrap_or(1);
     let mut text = format!(
         "{machine}; {} s per stream, rounds: {rounds}, input {}\n\n{HEADER}",
         plan.length.as_secs(),

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     thread,
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     files::{self, Frames},
-    load::{Ended, Started},
+    load::{Ended, Ready, Started},
     measure::{self, Memory, SyscallCounter},
     peers::{Peer, Server, Tools},
     process::{self, Owned},
@@ -106,7 +106,15 @@ impl Generator {
         let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
         let mut process = Owned::talking_part(&args, folder, &folder.join("generator.log"))?;
         let output = process.0.stdout.take().context("the generator has no output")?;
-        Ok(Self { process, lines: BufReader::new(output) })
+        let mut generator = Self { process, lines: BufReader::new(output) };
+        generator.next::<Ready>(folder)?;
+        Ok(generator)
+    }
+
+    /// Lets it connect.
+    fn go(&mut self) -> Result<()> {
+        let mut input = self.process.0.stdin.take().context("the generator has no input")?;
+        input.write_all(b"go\n").context("the generator has ended")
     }
 
     fn next<T: DeserializeOwned>(&mut self, folder: &Path) -> Result<T> {
@@ -126,12 +134,13 @@ pub fn measure(plan: &Plan, peer: Peer, streams: u32) -> Result<Sample> {
     let spare = ports.pop().context("no port")?;
     let server = peer.start(&plan.tools, &folder, &ports, spare)?;
     wait_listening(&server, &ports, &folder)?;
+    // Before the idle accounts: the floor shares its pages with the generator, and PSS divides shared pages.
+    let mut generator = Generator::start(plan, peer, streams, &ports, &folder)?;
     thread::sleep(MARGIN);
     let roots = server.pids();
     let idle_cpu = measure::cpu_time(&process::tree(&roots));
     let idle = measure::memory(&process::tree(&roots));
-
-    let mut generator = Generator::start(plan, peer, streams, &ports, &folder)?;
+    generator.go()?;
     let started: Started = generator.next(&folder)?;
     let begin = Instant::now() + Duration::from_millis(started.starts_in_ms);
     let window = watch(&roots, generator.process.pid(), begin, plan.length);

@@ -227,7 +227,11 @@ mod tests {
                     reader.push(part);
                     received.extend(reader.next_message().unwrap());
                 }
-                assert_eq!(received, [sent.clone()], "timestamp {timestamp_ms} length {length} step {step}");
+                assert_eq!(
+                    received,
+                    std::slice::from_ref(&sent),
+                    "timestamp {timestamp_ms} length {length} step {step}"
+                );
             }
         }
     }
