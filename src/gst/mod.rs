@@ -1,6 +1,7 @@
 //! Everything between reeld and GStreamer: elements from templates, reeld's own muxer, pipelines with deadlines.
 
 mod elements;
+pub mod mp4mux;
 mod pipeline;
 mod template;
 
@@ -9,7 +10,7 @@ pub use pipeline::{Pipeline, PipelineError};
 pub use template::{PlanError, Template, TemplateProblem, Templates, TrackPlan};
 
 /// Starts GStreamer and registers reeld's own elements. May be called more than once.
-pub fn init() -> Result<(), gstreamer::glib::Error> {
-    gstreamer::init()?;
-    Ok(())
+pub fn init() -> Result<(), gstreamer::glib::BoolError> {
+    gstreamer::init().map_err(|e| gstreamer::glib::bool_error!("GStreamer does not start: {e}"))?;
+    mp4mux::register()
 }

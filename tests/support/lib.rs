@@ -1,0 +1,10 @@
+//! What the integration tests and the benchmark share: an RTMP publisher and an FLV reader.
+//!
+//! Written by hand and without the `reeld` crate, so that a misreading of the protocol in the daemon
+//! cannot hide behind the same misreading in its tests. A crate of its own, not a `mod support;`,
+//! because a test that uses half of a shared module would be warned about the other half.
+
+pub mod amf0;
+pub mod chunk;
+pub mod flv;
+pub mod rtmp;
