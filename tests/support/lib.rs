@@ -1,4 +1,5 @@
-//! What the integration tests and the benchmark share: an RTMP publisher and an FLV reader.
+//! What the integration tests and the benchmark share: an RTMP publisher and an FLV reader; and for the tests
+//! the daemon in a folder of its own, and what ffmpeg says of a file.
 //!
 //! Written by hand and without the `reeld` crate, so that a misreading of the protocol in the daemon
 //! cannot hide behind the same misreading in its tests. A crate of its own, not a `mod support;`,
@@ -6,5 +7,10 @@
 
 pub mod amf0;
 pub mod chunk;
+pub mod daemon;
 pub mod flv;
+pub mod http;
+pub mod live;
+pub mod media;
 pub mod rtmp;
+pub mod wait;

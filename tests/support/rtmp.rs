@@ -178,6 +178,11 @@ impl Client {
         self.stream_id
     }
 
+    /// Of what is sent.
+    pub fn chunk_size(&self) -> usize {
+        self.options.chunk_size
+    }
+
     /// `payload` as FLV has it, from the codec byte on.
     pub fn send_video(&mut self, timestamp_ms: u32, payload: &[u8]) -> Result<(), RtmpError> {
         self.send_message(VIDEO_CHUNKS, message_type::VIDEO, self.stream_id, timestamp_ms, payload)
