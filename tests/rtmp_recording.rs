@@ -54,7 +54,10 @@ fn twenty_seconds_of_ffmpeg_are_in_the_file_whole_and_in_step() {
     assert_eq!(got.counts(), sent.counts(), "video and audio packets in the file and sent");
     assert_eq!(decode(&file), 600, "pictures");
     let (offset, wanted) = (got.offset_ms(), sent.offset_ms());
-    assert!((offset - wanted).abs() <= 20.0, "video starts {offset} ms after audio, {wanted} ms at the source");
+    assert!(
+        (offset - wanted).abs() <= 20.0,
+        "video starts {offset} ms after audio, {wanted} ms at the source"
+    );
     let length = sent.duration_ms - sent.video[0].pts_ms.min(sent.audio[0].pts_ms);
     assert!((got.duration_ms - length).abs() <= 50.0, "{} ms, {length} ms sent", got.duration_ms);
     assert!(got.is_monotonic());
@@ -135,7 +138,11 @@ fn only_who_asks_is_recorded_when_the_policy_does_not_record_all() {
     let house = House::new("record_rtmp_streams=false\nstream_record_policy=streamName\n", "");
     let daemon = house.start(REELD);
     let input = av_source(TMP, 2);
-    let asked = [("live/asked?record=true", "asked"), ("a?record=true/b/c", "b/c"), ("a/b/deep?record=true", "b/deep")];
+    let asked = [
+        ("live/asked?record=true", "asked"),
+        ("a?record=true/b/c", "b/c"),
+        ("a/b/deep?record=true", "b/deep"),
+    ];
     for path in ["live/quiet", "live/refused?record=false"] {
         Publisher::ffmpeg(&input, &daemon.url(path), false).finish(SENT);
     }
@@ -212,7 +219,8 @@ impl Enhanced {
         let opus_head = b"OpusHead\x01\x01\x38\x01\x80\xbb\0\0\0\0\0";
         client.send_audio(0, &[b"\x90Opus", &opus_head[..]].concat()).expect("sent");
         let video = self.probe.video.iter().map(|packet| (packet, true));
-        let mut packets: Vec<_> = video.chain(self.probe.audio.iter().map(|packet| (packet, false))).collect();
+        let mut packets: Vec<_> =
+            video.chain(self.probe.audio.iter().map(|packet| (packet, false))).collect();
         packets.sort_by(|a, b| a.0.dts_ms.total_cmp(&b.0.dts_ms));
         for (packet, is_video) in packets {
             let at_ms = packet.dts_ms.max(0.0).round() as u32;

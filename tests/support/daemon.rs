@@ -60,7 +60,9 @@ impl House {
         }
         fs::write(house.path("reeld.toml"), toml).expect("reeld.toml");
         fs::write(house.path("reeld.properties"), properties).expect("reeld.properties");
-        house.hook("#!/bin/sh\nprintf '%s\\t%s\\t%s\\n' \"$(date +%s%N)\" \"$1\" \"$2\" >> \"${0%/*}/calls\"\n");
+        house.hook(
+            "#!/bin/sh\nprintf '%s\\t%s\\t%s\\n' \"$(date +%s%N)\" \"$1\" \"$2\" >> \"${0%/*}/calls\"\n",
+        );
         house
     }
 
@@ -218,7 +220,8 @@ impl Daemon {
 
     /// Threads and open file descriptors of the process.
     pub fn holdings(&self) -> (usize, usize) {
-        let count = |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.child.id())).expect("proc").count();
+        let count =
+            |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.child.id())).expect("proc").count();
         (count("task"), count("fd"))
     }
 

@@ -44,7 +44,9 @@ pub fn av_source(folder: &str, seconds: u32) -> PathBuf {
 pub fn run(command: &mut Command) -> String {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().unwrap_or_else(|e| {
-        panic!("{program}: {e}; apt-get install ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-{{good,bad,ugly}}")
+        panic!(
+            "{program}: {e}; apt-get install ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-{{good,bad,ugly}}"
+        )
     });
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
