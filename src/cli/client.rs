@@ -12,8 +12,6 @@ use std::{
 };
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:9091";
-/// Where `reeld serve` looks for its configuration.
-const CONFIG_PLACES: [&str; 2] = ["/etc/reeld/reeld.toml", "conf/reeld.toml"];
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -174,13 +172,7 @@ fn parse_server(text: &str) -> Result<Url, CliError> {
 /// a mistake elsewhere in the file does not keep anyone from stopping a recording.
 fn configured_server(config: Option<&Path>) -> Result<Url, CliError> {
     let default = || parse_server(DEFAULT_SERVER);
-    let file = match config {
-        Some(file) => file.to_owned(),
-        None => match CONFIG_PLACES.iter().map(PathBuf::from).find(|p| p.exists()) {
-            Some(file) => file,
-            None => return default(),
-        },
-    };
+    let Some(file) = crate::config::find(config) else { return default() };
     let mut text = String::new();
     let read = File::open(&file).and_then(|f| f.take(MAX_CONFIG_BYTES).read_to_string(&mut text));
     let address = match read {

@@ -20,8 +20,8 @@ pub struct Announce {
     pub remote: SocketAddr,
     /// Id of the publisher's connection, safe in a file name.
     pub session_id: String,
-    /// The publisher asked for a recording (`record=true`) or against one (`record=false`).
-    pub record: Option<bool>,
+    /// The publisher asked for a recording (`record=true`).
+    pub record: bool,
 }
 
 /// Why a stream ended.
@@ -292,7 +292,7 @@ pub(super) mod tests {
             protocol: Protocol::Rtmp,
             remote: ([127, 0, 0, 1], 5).into(),
             session_id: "s".into(),
-            record: None,
+            record: false,
         }
     }
 

@@ -46,9 +46,10 @@ impl Default for Filter {
 }
 
 /// One page of a list, newest first.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page {
-    pub items: Vec<Recording>,
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T = Recording> {
+    pub items: Vec<T>,
     /// `None` on the last page.
     pub next_cursor: Option<String>,
 }

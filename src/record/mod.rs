@@ -1,3 +1,176 @@
-//! Recording a live stream into files.
+//! Recording a live stream into files: automatic or on demand, one recording a [`Task`](task) on a pool of
+//! writer threads, its finished parts handed on by its [`Books`](books).
 
+mod books;
+mod names;
 pub mod naming;
+mod pool;
+mod state;
+mod task;
+mod writer;
+
+pub use books::{Progress, Totals};
+
+use crate::{
+    config::Policy,
+    gst::Templates,
+    hub::{Stream, Subscriber},
+    library::{Library, Lost, Recording, RecordingId, Status},
+};
+use books::Books;
+use chrono::{SubsecRound, Utc};
+use pool::{Pool, Waker};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use task::Task;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+/// What to record and how. A recording keeps these to its end, whatever is reloaded meanwhile.
+pub struct Order {
+    pub stream: Arc<Stream>,
+    pub subscriber: Subscriber,
+    pub policy: Arc<Policy>,
+    pub templates: Arc<Templates>,
+    /// Absolute path of the hook script.
+    pub hook: Option<PathBuf>,
+}
+
+/// Starts recordings and knows when all of them are done.
+pub struct Recorder {
+    pool: Pool,
+    books: TaskTracker,
+    library: Library,
+    totals: Arc<Totals>,
+    on_commit: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// A recording that was started. Dropping it does not end the recording.
+#[derive(Clone)]
+pub struct Running {
+    id: RecordingId,
+    waker: Waker,
+    progress: watch::Receiver<Progress>,
+    media_ms: Arc<AtomicU64>,
+}
+
+impl Recorder {
+    /// `on_commit` is called, on a tokio thread, whenever a finished part and its deliveries are stored.
+    pub fn new(library: Library, on_commit: impl Fn() + Send + Sync + 'static) -> std::io::Result<Self> {
+        Ok(Self {
+            pool: Pool::start()?,
+            books: TaskTracker::new(),
+            library,
+            totals: Arc::default(),
+            on_commit: Arc::new(on_commit),
+        })
+    }
+
+    /// Starts recording at once; never waits. Call it on a tokio thread.
+    pub fn start(&self, order: Order) -> Running {
+        let recording = new_recording(&order);
+        let id = recording.id;
+        let (progress, watcher) = watch::channel(Progress { recording, file_name: None, done: false });
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an entry per event of a recording's life, never per frame"
+        )]
+        let (entries, inbox) = mpsc::unbounded_channel();
+        let books = Books {
+            library: self.library.clone(),
+            hook: order.hook,
+            progress,
+            totals: self.totals.clone(),
+            on_commit: self.on_commit.clone(),
+        };
+        self.books.spawn(books.keep(inbox));
+        let media_ms = Arc::new(AtomicU64::new(0));
+        let storage = self.library.storage().clone();
+        let inputs = task::Inputs { id, stream: order.stream, subscriber: order.subscriber, storage };
+        let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
+        let waker = self.pool.attach(task);
+        Running { id, waker, progress: watcher, media_ms }
+    }
+
+    pub fn totals(&self) -> Arc<Totals> {
+        self.totals.clone()
+    }
+
+    /// Recordings whose frames are being written.
+    pub fn running(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Waits until every recording is done and stored; false when `limit` passed first. Start no more before.
+    pub async fn finished(&self, limit: Duration) -> bool {
+        self.books.close();
+        tokio::time::timeout(limit, self.books.wait()).await.is_ok()
+    }
+}
+
+impl Running {
+    pub fn id(&self) -> RecordingId {
+        self.id
+    }
+
+    /// Writes what has arrived until now and ends the recording; does not wait for it.
+    pub fn stop(&self) {
+        self.waker.stop(self.id);
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Media time recorded so far, ms.
+    pub fn media_ms(&self) -> u64 {
+        self.media_ms.load(Ordering::Relaxed)
+    }
+
+    /// The recording once its first frame is in a file, or it has ended without.
+    pub async fn started(&mut self) -> Recording {
+        self.wait(|p| p.recording.status > Status::Starting).await
+    }
+
+    /// The recording once all its files are whole and the catalog knows.
+    pub async fn done(&mut self) -> Recording {
+        self.wait(|p| p.done).await
+    }
+
+    async fn wait(&mut self, until: impl FnMut(&Progress) -> bool) -> Recording {
+        // An error means its books are closed: then the last word stands.
+        let _ = self.progress.wait_for(until).await;
+        self.progress.borrow().recording.clone()
+    }
+}
+
+fn new_recording(order: &Order) -> Recording {
+    let announce = order.stream.announce();
+    let now = Utc::now().trunc_subsecs(3);
+    let video = order.stream.snapshot().tracks.video().map(|t| t.codec);
+    Recording {
+        id: RecordingId::random(),
+        status: Status::Starting,
+        room_name: announce.room.to_string(),
+        room_id: announce.room.to_string(),
+        stream_name: announce.name.to_string(),
+        media_session_id: order.stream.id(),
+        session_id: announce.session_id.clone(),
+        protocol: announce.protocol,
+        container: order.policy.formats.container(video).to_string(),
+        started_at: now,
+        ended_at: None,
+        started_at_ms: now.timestamp_millis(),
+        duration_ms: 0,
+        size: 0,
+        parts: Vec::new(),
+        lost: Lost::default(),
+        error: None,
+    }
+}

@@ -147,7 +147,12 @@ mod tests {
 
     #[test]
     fn audio_alone_starts_at_once() {
-        run(&[(Input::Tracks { video: false }, Nothing), (AUDIO, Open), (AUDIO, Write), (Input::End, Finish)]);
+        run(&[
+            (Input::Tracks { video: false }, Nothing),
+            (AUDIO, Open),
+            (AUDIO, Write),
+            (Input::End, Finish),
+        ]);
     }
 
     #[test]
@@ -166,7 +171,15 @@ mod tests {
     #[test]
     fn errors_beyond_the_budget_fail_it() {
         let failed = Input::WriteFailed;
-        run(&[(AV, Nothing), (KEY, Open), (failed, Close), (KEY, Open), (failed, Close), (KEY, Open), (failed, Fail)]);
+        run(&[
+            (AV, Nothing),
+            (KEY, Open),
+            (failed, Close),
+            (KEY, Open),
+            (failed, Close),
+            (KEY, Open),
+            (failed, Fail),
+        ]);
     }
 
     #[test]

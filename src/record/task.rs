@@ -6,7 +6,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    config::Policy,
+    config::{AudioRule, Policy},
     gst::{PipelineError, PlanError, Templates},
     hub::{Item, Stream, Subscriber},
     library::{PartFile, RecordingId, Storage, StorageError},
@@ -49,6 +49,14 @@ pub(super) struct Task {
     ended: bool,
 }
 
+/// What is recorded, and where to.
+pub(super) struct Inputs {
+    pub id: RecordingId,
+    pub stream: Arc<Stream>,
+    pub subscriber: Subscriber,
+    pub storage: Storage,
+}
+
 struct OpenPart {
     writer: Writer,
     file: PartFile,
@@ -72,17 +80,14 @@ enum OpenError {
 }
 
 impl Task {
-    #[expect(clippy::too_many_arguments, reason = "a recording's parts, named at the one place that builds it")]
     pub fn new(
-        id: RecordingId,
-        stream: Arc<Stream>,
-        subscriber: Subscriber,
+        inputs: Inputs,
         policy: Arc<Policy>,
         templates: Arc<Templates>,
-        storage: Storage,
         books: mpsc::UnboundedSender<Entry>,
         media_ms: Arc<AtomicU64>,
     ) -> Self {
+        let Inputs { id, stream, subscriber, storage } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
         Self {
             id,
@@ -189,7 +194,11 @@ impl Task {
         self.held.push_back(frame);
         match self.open_part() {
             Ok(part) => {
-                self.tell(Entry::Opened { name: part.file.name().to_owned() });
+                self.tell(Entry::Opened {
+                    name: part.file.name().to_owned(),
+                    number: part.number,
+                    path: part.file.path().to_owned(),
+                });
                 self.parts_opened = part.number;
                 self.part = Some(part);
                 for frame in std::mem::take(&mut self.held) {
@@ -208,15 +217,15 @@ impl Task {
     fn open_part(&self) -> Result<OpenPart, OpenError> {
         let container = self.policy.formats.container(self.tracks.video().map(|t| t.codec)).as_str();
         let template = self.templates.get(container).ok_or(OpenError::NoTemplate(container))?;
-        let plans = template.plan(&self.tracks, self.policy.audio.is_passthrough())?;
+        let plans = template.plan(&self.tracks, self.policy.audio == AudioRule::Passthrough)?;
         let base_ns = self.held.iter().map(Frame::dts_ns).min().unwrap_or(0);
         let number = self.parts_opened + 1;
         let started_at = self.stream.wall_time(base_ns);
-        let names = PartNames::new(&self.policy.name, &self.stream, &plans, number, started_at, &template.extension);
+        let names =
+            PartNames::new(&self.policy.name, &self.stream, &plans, number, started_at, &template.extension);
         let file = self.storage.reserve(|n| names.stem(n, None), &template.extension)?;
-        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns).map_err(|source| {
-            OpenError::Pipeline { file: file.path().display().to_string(), source }
-        });
+        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns)
+            .map_err(|source| OpenError::Pipeline { file: file.path().display().to_string(), source });
         let writer = match writer {
             Ok(writer) => writer,
             Err(e) => {

@@ -115,12 +115,17 @@ impl Writer {
 }
 
 impl Feed {
-    fn start(target: &gst::Pad, plan: &TrackPlan, track: &Track, base_ns: u64) -> Result<Self, PipelineError> {
+    fn start(
+        target: &gst::Pad,
+        plan: &TrackPlan,
+        track: &Track,
+        base_ns: u64,
+    ) -> Result<Self, PipelineError> {
         let refused = |what: String| PipelineError::Build(format!("{} track: {what}", track.codec));
         let pad = gst::Pad::builder(gst::PadDirection::Src).build();
         pad.set_active(true)?;
         // The pad has no parent element, so its place in a hierarchy cannot be checked.
-        pad.link_full(target, gst::PadLinkCheck::NOTHING).map_err(|e| refused(e.to_string()))?;
+        pad.link_full(target, gst::PadLinkCheck::empty()).map_err(|e| refused(e.to_string()))?;
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::from_nseconds(base_ns));
         pad.push_event(gst::event::StreamStart::new(&format!("track-{}", track.id.0)));
@@ -128,8 +133,13 @@ impl Feed {
             return Err(refused(format!("{} is not accepted", track.caps)));
         }
         pad.push_event(gst::event::Segment::new(&segment));
-        let counts =
-            TrackCounts { kind: track.kind(), codec: plan.codec, track: track.clone(), frames: 0, keyframes: 0 };
+        let counts = TrackCounts {
+            kind: track.kind(),
+            codec: plan.codec,
+            track: track.clone(),
+            frames: 0,
+            keyframes: 0,
+        };
         Ok(Self { pad, counts })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Bytes go [`handshake`] → [`chunk`] (messages) → [`session`] (commands answered, media handed out) → [`flv`]
 //! (what a media message holds) → [`caps`] (what its track is). All of these are pure: no socket, no clock, no thread.
+//! `connection` puts a socket and the hub around them, `feed` makes access units of media messages, `server` accepts.
 
 pub mod amf;
 pub mod caps;
@@ -11,3 +12,10 @@ pub mod handshake;
 pub mod message;
 pub mod publish;
 pub mod session;
+
+mod connection;
+mod feed;
+mod server;
+
+use server::Shared;
+pub use server::{RtmpLimits, RtmpServer, RtmpStats};

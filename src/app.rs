@@ -1,0 +1,197 @@
+//! The composition root: builds the parts in the order media flows, runs them, and takes them down in reverse.
+
+mod facts;
+mod rules;
+
+use crate::{
+    config::{self, DaemonConfig, Problem},
+    control::{Addresses, Control, Facts},
+    deliver::{Deliveries, HookSettings},
+    gst,
+    hub::{Hub, Publishing},
+    ingest::rtmp::{RtmpLimits, RtmpServer},
+    library::{Library, LibraryError, Storage, StorageError},
+    record::Recorder,
+};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use rules::check;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("no configuration: {} do not exist; give --config FILE", config::CONFIG_PLACES.join(" and "))]
+    NoConfig,
+    #[error("the configuration has errors:\n{0}")]
+    Config(String),
+    #[error("{0}")]
+    Gst(#[from] gstreamer::glib::BoolError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    #[error("cannot listen on {address} ([listen] {key}): {source}")]
+    Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error("[paths] state: {}: {source}", path.display())]
+    State { path: PathBuf, source: io::Error },
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// The running daemon.
+pub struct App {
+    config: DaemonConfig,
+    library: Library,
+    deliveries: Deliveries,
+    rtmp: Arc<RtmpServer>,
+    control: Control,
+    http_stop: CancellationToken,
+    http: JoinHandle<()>,
+}
+
+impl App {
+    /// Runs the daemon until a signal ends it.
+    pub async fn run(config: Option<&Path>) -> Result<ExitCode, AppError> {
+        let file = config::find(config).ok_or(AppError::NoConfig)?;
+        let (config, warnings) = DaemonConfig::load(&file).map_err(|p| AppError::Config(lines(&p)))?;
+        warnings.iter().for_each(|w| tracing::warn!("{w}"));
+        // Signals are caught before anything is built, so that none is missed.
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let app = Self::start(config).await?;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        let stopped = tokio::select! {
+            stopped = app.stop() => stopped,
+            _ = term.recv() => stop_now(),
+            _ = int.recv() => stop_now(),
+        };
+        Ok(stopped)
+    }
+
+    async fn start(config: DaemonConfig) -> Result<Self, AppError> {
+        gst::init()?;
+        let (mut changes, watcher) = rules::watch(&config);
+        let first = rules::load(&config).map_err(|problems| AppError::Config(problems.join("\n")))?;
+        let addresses_file = facts::prepare_state(&config.paths.state)?;
+
+        let storage = Storage::open(&config.paths.records)?;
+        let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
+        for recording in library.interrupted().await? {
+            let error = recording.error.unwrap_or_default();
+            tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {error}");
+        }
+        let hooks = HookSettings {
+            timeout: config.limits.hook_timeout,
+            concurrency: config.limits.hook_concurrency,
+            ..HookSettings::new(config.paths.records.clone())
+        };
+        let deliveries = Deliveries::start(library.clone(), hooks);
+        let waker = deliveries.waker();
+        let recorder = Recorder::new(library.clone(), move || waker.wake())?;
+        let totals = recorder.totals();
+        let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize);
+
+        let rtmp_listener = listen("rtmp", config.listen.rtmp).await?;
+        let http_listener = listen("http", config.listen.http).await?;
+        let addresses = Addresses { http: http_listener.local_addr()?, rtmp: rtmp_listener.local_addr()? };
+        let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
+
+        let facts = facts_of(&config, addresses.clone(), rtmp.clone());
+        let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
+        tokio::spawn(record_by_policy(control.clone(), publishing));
+        let (reload, paths) = (control.clone(), config.clone());
+        tokio::spawn(async move {
+            // The watcher lives as long as someone listens to it.
+            let _watcher = watcher;
+            rules::follow(&reload, &paths, &mut changes).await;
+        });
+
+        let server = rtmp.clone();
+        tokio::spawn(async move { server.serve(rtmp_listener).await });
+        let http_stop = CancellationToken::new();
+        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), totals);
+        let routes = crate::api::routes(control.clone(), metrics.into_text());
+        let http =
+            tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
+
+        facts::tell_addresses(&addresses_file, &addresses)?;
+        facts::notify_ready(&addresses);
+        Ok(Self { config, library, deliveries, rtmp, control, http_stop, http })
+    }
+
+    /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
+    /// until then.
+    async fn stop(self) -> ExitCode {
+        facts::notify_stopping();
+        let limit = self.config.limits.shutdown_timeout;
+        let deadline = Instant::now() + limit;
+        tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
+        let left = || deadline.saturating_duration_since(Instant::now());
+        self.rtmp.stop(left().min(Duration::from_secs(5))).await;
+        let finished = self.control.shut_down(left()).await;
+        if !finished {
+            tracing::error!("recordings were not finished in time; their .part files stay, playable");
+        }
+        self.deliveries.drain(left()).await;
+        self.http_stop.cancel();
+        // A request that is still under way then is one nobody waits for any more.
+        let _ = timeout_at(deadline.min(Instant::now() + Duration::from_secs(2)), self.http).await;
+        self.library.close().await;
+        tracing::info!("ended");
+        if finished { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+fn stop_now() -> ExitCode {
+    tracing::warn!("second signal: ending now; recordings stay as .part files, playable");
+    // Dropping the runtime would wait for what is being finished.
+    std::process::exit(1)
+}
+
+async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publishing>) {
+    while let Some(stream) = publishing.recv().await {
+        control.record_by_policy(stream);
+    }
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
+}
+
+fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
+    RtmpLimits {
+        handshake_timeout: config.limits.handshake_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_connections: config.limits.max_connections,
+        max_message_bytes: config.limits.max_message_bytes as usize,
+    }
+}
+
+fn facts_of(config: &DaemonConfig, addresses: Addresses, rtmp: Arc<RtmpServer>) -> Facts {
+    Facts {
+        addresses,
+        limits: facts::limits(&config.limits),
+        connections: Box::new(move || rtmp.stats().connections),
+        hooks: config.paths.hooks.clone(),
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}

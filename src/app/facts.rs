@@ -1,0 +1,103 @@
+//! What the daemon tells about itself: addresses, limits, metrics, and its state to systemd.
+
+use super::AppError;
+use crate::{
+    config::Limits,
+    control::{Addresses, Control, LimitsInfo},
+    hub::Hub,
+    ingest::rtmp::RtmpServer,
+    record::Totals,
+    telemetry::Metrics,
+};
+use sd_notify::NotifyState;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Creates the state folder and removes what an earlier run told. Returns the file for
+/// [`tell_addresses`].
+pub(super) fn prepare_state(state: &Path) -> Result<PathBuf, AppError> {
+    let file = state.join("addresses.json");
+    let failed = |path: &Path, source| AppError::State { path: path.to_owned(), source };
+    fs::create_dir_all(state).map_err(|e| failed(state, e))?;
+    match fs::remove_file(&file) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(&file, e)),
+        _ => Ok(file),
+    }
+}
+
+/// Writes the addresses in use, for scripts that chose port 0: the file appears whole, when the daemon is ready.
+pub(super) fn tell_addresses(file: &Path, addresses: &Addresses) -> Result<(), AppError> {
+    let failed = |source| AppError::State { path: file.to_owned(), source };
+    let text = serde_json::to_string(addresses).map_err(|e| failed(e.into()))?;
+    let temporary = file.with_extension("json.temp");
+    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, file)).map_err(failed)
+}
+
+pub(super) fn limits(limits: &Limits) -> LimitsInfo {
+    let ms = |d: std::time::Duration| d.as_millis() as u64;
+    LimitsInfo {
+        max_connections: limits.max_connections,
+        connections: 0,
+        max_message_bytes: limits.max_message_bytes,
+        publisher_timeout_ms: ms(limits.publisher_timeout),
+        handshake_timeout_ms: ms(limits.handshake_timeout),
+        shutdown_timeout_ms: ms(limits.shutdown_timeout),
+        hook_timeout_ms: ms(limits.hook_timeout),
+        hook_concurrency: limits.hook_concurrency,
+        recorder_queue_bytes: limits.recorder_queue_bytes,
+    }
+}
+
+pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals: Arc<Totals>) -> Metrics {
+    let mut metrics = Metrics::default();
+    let total = |pick: fn(&Totals) -> &AtomicU64| {
+        let totals = totals.clone();
+        move || pick(&totals).load(Ordering::Relaxed)
+    };
+    let (server, refusing) = (rtmp.clone(), rtmp.clone());
+    metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
+    metrics.gauge("rtmp_connections", "Open RTMP connections.", move || server.stats().connections as u64);
+    metrics.counter("rtmp_accepted", "RTMP connections accepted.", move || rtmp.stats().accepted);
+    metrics.counter("rtmp_refused", "RTMP connections refused: max_connections.", move || {
+        refusing.stats().refused
+    });
+    let (running, disk, policy) = (control.clone(), control.clone(), control);
+    metrics.gauge("recordings_running", "Recordings being written.", move || {
+        running.recordings_running() as u64
+    });
+    metrics.counter("recordings_completed", "Recordings completed.", total(|t| &t.completed));
+    metrics.counter("recordings_failed", "Recordings failed.", total(|t| &t.failed));
+    metrics.counter("recorded_files", "Files finished.", total(|t| &t.files));
+    metrics.counter("recorded_bytes", "Bytes of finished files.", total(|t| &t.bytes));
+    metrics.counter("frames_lost", "Access units that ended recordings miss.", total(|t| &t.frames_lost));
+    metrics
+        .gauge("disk_free_bytes", "Free bytes in the records folder.", move || disk.server().disk.free_bytes);
+    let broken = move || u64::from(policy.rules().error.is_some());
+    metrics.gauge("policy_error", "1 when the policy file as it is now is not in force.", broken);
+    metrics
+}
+
+/// Tells systemd that the daemon is ready, and from then on that it is alive.
+pub(super) fn notify_ready(addresses: &Addresses) {
+    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, "ready");
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(period / 2);
+        loop {
+            tick.tick().await;
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        }
+    });
+}
+
+pub(super) fn notify_stopping() {
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+}

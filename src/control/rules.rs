@@ -1,0 +1,52 @@
+use crate::{
+    config::{NameRule, NameTemplate, Policy, Problem},
+    gst::Templates,
+};
+use chrono::{DateTime, Utc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What the operator's files say about recording: the policy and the pipelines. Reloaded together.
+#[derive(Clone)]
+pub struct Rules {
+    pub file: PathBuf,
+    pub policy: Arc<Policy>,
+    pub templates: Arc<Templates>,
+    pub loaded_at: DateTime<Utc>,
+    /// Why the files as they are now are not in force.
+    pub error: Option<String>,
+}
+
+impl Rules {
+    /// Loads both. Blocks on the disk. `Ok` holds warnings, `Err` at least one error; each is `file:line: what`.
+    pub fn load(policy_file: &Path, pipelines: &Path) -> Result<(Self, Vec<String>), Vec<String>> {
+        let texts = |problems: &[Problem]| problems.iter().map(Problem::to_string).collect::<Vec<_>>();
+        let policy = Policy::load(policy_file);
+        let templates = Templates::load(pipelines);
+        match (policy, templates) {
+            (Ok((policy, warnings)), Ok(templates)) => {
+                let rules = Self {
+                    file: policy_file.to_owned(),
+                    policy: Arc::new(policy),
+                    templates: Arc::new(templates),
+                    loaded_at: Utc::now(),
+                    error: None,
+                };
+                Ok((rules, texts(&warnings)))
+            }
+            (policy, templates) => {
+                let mut problems = policy.err().map(|p| texts(&p)).unwrap_or_default();
+                problems.extend(templates.err().into_iter().flatten().map(|p| p.to_string()));
+                Err(problems)
+            }
+        }
+    }
+
+    /// The same with another file name template.
+    pub(super) fn with_template(&self, template: NameTemplate) -> Self {
+        let name = NameRule { template, ..self.policy.name.clone() };
+        Self { policy: Arc::new(Policy { name, ..(*self.policy).clone() }), ..self.clone() }
+    }
+}

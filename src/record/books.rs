@@ -1,0 +1,268 @@
+//! A recording's books: one task per recording that finishes its parts, one after the other, and keeps the
+//! catalog and whoever watches up to date. Blocking work runs beside the async threads.
+
+use super::{
+    names::{PartEnd, PartNames},
+    writer::{TrackCounts, Writer, Written},
+};
+use crate::{
+    library::{
+        AudioPart, FinishedFile, HookJob, Identity, Library, Manifest, Part, PartFile, Recording, Status,
+        VideoPart,
+    },
+    media::{Gap, MediaKind},
+};
+use chrono::{DateTime, SubsecRound, Utc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::{mpsc, watch};
+
+/// What happens in a recording's life, told by the writer thread.
+pub(super) enum Entry {
+    /// A part's file exists and frames go into it.
+    Opened {
+        name: String,
+        number: u32,
+        path: PathBuf,
+    },
+    /// An access unit that no part holds.
+    FrameLost,
+    Gap(Gap),
+    /// A part has all its frames; its file is to be made whole.
+    Closed(Box<ClosedPart>),
+    /// No more frames will be written.
+    Ending,
+    /// Nothing follows.
+    Ended {
+        error: Option<String>,
+    },
+}
+
+pub(super) struct ClosedPart {
+    pub writer: Writer,
+    pub file: PartFile,
+    pub names: PartNames,
+    pub number: u32,
+    pub started_at: DateTime<Utc>,
+    pub gaps: Vec<Gap>,
+}
+
+/// A recording as it is now, for those who watch it.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    pub recording: Recording,
+    /// File name of the part under way, or of the last one.
+    pub file_name: Option<String>,
+    /// Every part is finished (or failed) and the catalog knows.
+    pub done: bool,
+}
+
+/// What all recordings have come to since the start.
+#[derive(Debug, Default)]
+pub struct Totals {
+    pub completed: AtomicU64,
+    pub failed: AtomicU64,
+    pub files: AtomicU64,
+    /// Bytes of finished files.
+    pub bytes: AtomicU64,
+    pub frames_lost: AtomicU64,
+}
+
+pub(super) struct Books {
+    pub library: Library,
+    pub hook: Option<PathBuf>,
+    pub progress: watch::Sender<Progress>,
+    pub totals: Arc<Totals>,
+    /// Called when a finished part is in the catalog together with its deliveries.
+    pub on_commit: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Books {
+    /// Runs until the recording has ended and everything about it is stored.
+    pub async fn keep(self, mut entries: mpsc::UnboundedReceiver<Entry>) {
+        let recording = self.progress.borrow().recording.clone();
+        log_failure(&recording, "begin", self.library.begin(&recording).await);
+        let mut error = None;
+        while let Some(entry) = entries.recv().await {
+            match entry {
+                Entry::Opened { name, number, path } => self.opened(name, number, &path).await,
+                Entry::FrameLost => self.change(|r| r.lost.frames += 1),
+                Entry::Gap(gap) => self.change(|r| {
+                    r.lost.frames += gap.frames;
+                    r.lost.gaps.push(gap.clone());
+                }),
+                Entry::Ending => self.advance(Status::Finalizing).await,
+                Entry::Closed(part) => error = self.finish_part(*part).await.err().or(error),
+                Entry::Ended { error: last } => {
+                    error = last.or(error);
+                    break;
+                }
+            }
+        }
+        self.ended(error).await;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Recording)) {
+        self.progress.send_modify(|p| change(&mut p.recording));
+    }
+
+    async fn opened(&self, name: String, number: u32, path: &std::path::Path) {
+        self.progress.send_modify(|p| p.file_name = Some(name));
+        let recording = self.progress.borrow().recording.clone();
+        log_failure(
+            &recording,
+            "note the part of",
+            self.library.begin_part(&recording.id, number, path).await,
+        );
+        self.advance(Status::Recording).await;
+    }
+
+    async fn advance(&self, status: Status) {
+        let recording = self.progress.borrow().recording.clone();
+        if recording.status >= status {
+            return;
+        }
+        self.change(|r| r.status = status);
+        log_failure(&recording, "update", self.library.update_status(&recording.id, status).await);
+    }
+
+    /// 1. end of stream into the muxer, which writes its index; 2. to 8. as in `library::Storage::finish`;
+    /// 9. one transaction: the part and its deliveries; 10. deliver.
+    async fn finish_part(&self, part: ClosedPart) -> Result<(), String> {
+        let recording = self.progress.borrow().recording.clone();
+        let (library, identity) = (self.library.clone(), Identity::from(&recording));
+        let number = part.number;
+        let finish = move || finish_file(&library, &identity, part);
+        let finished =
+            tokio::task::spawn_blocking(finish).await.map_err(|e| format!("finishing a file: {e}"))?;
+        let Some(part) = finished.inspect_err(|e| log_error(&recording, e))? else {
+            log_failure(&recording, "drop a part of", self.library.discard_part(&recording.id, number).await);
+            return Ok(());
+        };
+        let hook = self.hook.clone().map(|script| HookJob { script, status: Status::Completed });
+        let committed = self.library.commit_part(&recording.id, &part, hook).await;
+        tracing::info!(recording = %recording.id, file = %part.file.display(), size = part.size, "finished");
+        self.totals.files.fetch_add(1, Ordering::Relaxed);
+        self.totals.bytes.fetch_add(part.size, Ordering::Relaxed);
+        self.change(|r| {
+            r.duration_ms += part.duration_ms;
+            r.size += part.size;
+            r.parts.push(part.clone());
+        });
+        committed.map_err(|e| {
+            format!("{} is finished, but the catalog does not know: {e}", part.file.display())
+        })?;
+        (self.on_commit)();
+        Ok(())
+    }
+
+    async fn ended(self, error: Option<String>) {
+        let ended_at = Utc::now().trunc_subsecs(3);
+        let recording = self.progress.borrow().recording.clone();
+        let (id, lost) = (recording.id, recording.lost.clone());
+        let error = match error {
+            None if recording.parts.is_empty() => {
+                Some("no frame arrived that a file could begin with".to_owned())
+            }
+            other => other,
+        };
+        let stored = match &error {
+            None => self.library.complete(&id, ended_at, &lost).await,
+            Some(e) => self.library.fail(&id, ended_at, &lost, e).await,
+        };
+        log_failure(&recording, "end", stored);
+        let total = if error.is_none() { &self.totals.completed } else { &self.totals.failed };
+        total.fetch_add(1, Ordering::Relaxed);
+        self.totals.frames_lost.fetch_add(lost.frames, Ordering::Relaxed);
+        self.progress.send_modify(|p| {
+            p.recording.status = if error.is_none() { Status::Completed } else { Status::Failed };
+            p.recording.error = error;
+            p.recording.ended_at = Some(ended_at);
+            p.done = true;
+        });
+    }
+}
+
+/// `None`: the part holds no frame and is gone. Blocks.
+fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Result<Option<Part>, String> {
+    let ClosedPart { writer, file, names, number, started_at, gaps } = part;
+    let path = file.path().to_owned();
+    let failed = |e: &dyn std::fmt::Display| {
+        format!(
+            "{} could not be finished and stays as it is, playable up to its last fragment: {e}",
+            path.display()
+        )
+    };
+    let (written, muxed) = writer.finish();
+    if written.tracks.iter().all(|t| t.frames == 0) {
+        library.storage().discard(file).map_err(|e| failed(&e))?;
+        return Ok(None);
+    }
+    muxed.map_err(|e| failed(&e))?;
+    let end = PartEnd { duration_ms: written.span.duration_ms(), ended_at: Utc::now() };
+    let describe = |f: &FinishedFile| describe(f, number, started_at, &written, &gaps);
+    let finished = library
+        .storage()
+        .finish(file, |n| names.stem(n, Some(end)), |f| Manifest::new(identity.clone(), describe(f)))
+        .map_err(|e| failed(&e))?;
+    Ok(Some(describe(&finished)))
+}
+
+fn describe(
+    f: &FinishedFile,
+    number: u32,
+    started_at: DateTime<Utc>,
+    written: &Written,
+    gaps: &[Gap],
+) -> Part {
+    let of = |kind| written.tracks.iter().find(|t| t.kind == kind);
+    Part {
+        number,
+        file: f.file.clone(),
+        name: f.name.clone(),
+        size: f.size,
+        sha256: f.sha256.clone(),
+        started_at: started_at.trunc_subsecs(3),
+        duration_ms: written.span.duration_ms(),
+        video: of(MediaKind::Video).map(video_part),
+        audio: of(MediaKind::Audio).map(audio_part),
+        hook: None,
+        gaps: gaps.to_vec(),
+    }
+}
+
+fn video_part(counts: &TrackCounts) -> VideoPart {
+    let size = counts.track.size;
+    VideoPart {
+        codec: counts.codec.to_string(),
+        width: size.map(|s| s.width),
+        height: size.map(|s| s.height),
+        frames: counts.frames,
+        keyframes: counts.keyframes,
+    }
+}
+
+fn audio_part(counts: &TrackCounts) -> AudioPart {
+    AudioPart {
+        codec: counts.codec.to_string(),
+        rate: counts.track.rate,
+        channels: counts.track.channels,
+        frames: counts.frames,
+    }
+}
+
+fn log_failure<T>(recording: &Recording, what: &str, result: Result<T, impl std::fmt::Display>) {
+    if let Err(e) = result {
+        log_error(recording, &format!("the catalog could not {what} the recording: {e}"));
+    }
+}
+
+fn log_error(recording: &Recording, error: &str) {
+    let (room, stream) = (&recording.room_name, &recording.stream_name);
+    tracing::error!(recording = %recording.id, %room, %stream, "{error}");
+}
