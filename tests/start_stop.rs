@@ -275,7 +275,7 @@ fn ten_streams_started_and_stopped_two_hundred_times_leave_whole_files_and_nothi
     assert_eq!(house.records(".part"), [] as [PathBuf; 0]);
     thread::scope(|scope| {
         for half in recordings.chunks(100) {
-            scope.spawn(|| half.iter().for_each(|recording| assert_whole(recording)));
+            scope.spawn(|| half.iter().for_each(assert_whole));
         }
     });
     assert_holdings_settle(&daemon);
