@@ -118,6 +118,15 @@ fn quoted(text: &str) -> String {
     }
 }
 
+/// Where the daemon's configuration is looked for when no `--config` says.
+pub const CONFIG_PLACES: [&str; 2] = ["/etc/reeld/reeld.toml", "conf/reeld.toml"];
+
+/// The configuration file: the one given, else the first of [`CONFIG_PLACES`] that exists.
+pub fn find(given: Option<&Path>) -> Option<PathBuf> {
+    let places = || CONFIG_PLACES.iter().map(PathBuf::from).find(|place| place.is_file());
+    given.map(Path::to_owned).or_else(places)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,13 +181,4 @@ mod tests {
         std::fs::File::create(&big).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         assert!(what(&big).contains("larger than 1 MiB"));
     }
-}
-
-/// Where the daemon's configuration is looked for when no `--config` says.
-pub const CONFIG_PLACES: [&str; 2] = ["/etc/reeld/reeld.toml", "conf/reeld.toml"];
-
-/// The configuration file: the one given, else the first of [`CONFIG_PLACES`] that exists.
-pub fn find(given: Option<&Path>) -> Option<PathBuf> {
-    let places = || CONFIG_PLACES.iter().map(PathBuf::from).find(|place| place.is_file());
-    given.map(Path::to_owned).or_else(places)
 }

@@ -100,7 +100,7 @@ impl RtmpServer {
             };
             let Ok(place) = places.clone().try_acquire_owned() else {
                 // One line when the limit is met, not one per knock.
-                if self.shared.refused.fetch_add(1, Ordering::Relaxed) % 100 == 0 {
+                if self.shared.refused.fetch_add(1, Ordering::Relaxed).is_multiple_of(100) {
                     let max = self.shared.limits.max_connections;
                     tracing::warn!(%remote, max, "RTMP connection refused: [limits] max_connections are open");
                 }
