@@ -203,7 +203,7 @@ fn reeld_check_names_file_and_line() {
         House::new("record_streams=true\nrecord_formats=h264-avi\nencode_record_name=true,ROT13\n", "");
     let bad_toml = House::new(RECORD_ALL, "publisher_timeot = \"1s\"\nhandshake_timeout = \"soon\"");
     let expected: [(&House, &[&str]); 2] = [
-        (&bad_policy, &["reeld.properties:2: ", "h264-avi", "reeld.properties:3: ", "ROT13"]),
+        (&bad_policy, &["reeld.properties:2: ", "avi", "reeld.properties:3: ", "ROT13"]),
         (&bad_toml, &["reeld.toml:12: ", "publisher_timeout", "reeld.toml:13: ", "soon"]),
     ];
     for (house, words) in expected {

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     http::{self, Answer},
     rtmp::Options,
-    wait::{wait_for, wait_until},
+    wait::{reached, wait_for, wait_until},
 };
 
 /// For a state that is reached in milliseconds on an idle machine.
@@ -209,11 +209,12 @@ impl Daemon {
 
     /// The only recording of the stream `name` once it is completed.
     pub fn completed(&self, name: &str) -> Value {
-        let recording = wait_for(&format!("the recording of {name} is over"), SOON, || {
-            let mut recordings = self.recordings(name);
-            assert!(recordings.len() < 2, "{recordings:#?}");
-            recordings.pop().filter(|r| r["status"] == "completed" || r["status"] == "failed")
+        let mut seen = Vec::new();
+        reached(SOON, || {
+            seen = self.recordings(name);
+            seen.iter().any(|r| r["status"] == "completed" || r["status"] == "failed")
         });
+        let [recording] = <[Value; 1]>::try_from(seen).unwrap_or_else(|seen| panic!("of {name}: {seen:#?}"));
         assert_eq!(recording["status"], "completed", "{recording:#}");
         recording
     }

@@ -5,6 +5,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -24,8 +25,10 @@ pub fn source(folder: &str, name: &str, arguments: &[&[&str]]) -> PathBuf {
     if path.exists() {
         return path;
     }
-    // Other test programs may make the same file at the same time.
-    let unfinished = Path::new(folder).join(format!("{}-{name}", std::process::id()));
+    // Other tests may make the same file at the same time.
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let unique = format!("{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    let unfinished = Path::new(folder).join(format!("{unique}-{name}"));
     run(Command::new("ffmpeg")
         .args(["-nostdin", "-v", "error", "-y"])
         .args(arguments.concat())
