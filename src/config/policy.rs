@@ -38,6 +38,9 @@ const NOT_YET: [(&str, &[&str], &str); 4] = [
     ("record_resume_window", &["", "0"], "a publisher that returns gets a new recording"),
 ];
 
+/// Name of the hook script when the file does not say.
+const DEFAULT_HOOK: &str = "on_record_hook.sh";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WebrtcRecording {
     /// When the publisher passes `record=true`.
@@ -104,7 +107,7 @@ impl Default for Policy {
             },
             formats: RecordFormats::default(),
             audio: AudioRule::Auto,
-            hook_script: Some(PathBuf::from("on_record_hook.sh")),
+            hook_script: Some(PathBuf::from(DEFAULT_HOOK)),
             error_interval: Duration::from_secs(60 * 60),
             max_errors: 3,
         }
@@ -125,9 +128,12 @@ impl Policy {
         read(text, file, Vec::new())
     }
 
-    /// The hook script: the absolute path the file gives, or that name in the folder of hooks.
+    /// The hook script: the absolute path the file gives, or that name in the folder of hooks. The script of the
+    /// default name is one that may be missing: then there is no hook. Any other that is missing is a failed hook.
     pub fn hook_in(&self, hooks: &Path) -> Option<PathBuf> {
-        self.hook_script.as_ref().map(|script| hooks.join(script))
+        let name = self.hook_script.as_deref()?;
+        let script = hooks.join(name);
+        (name != Path::new(DEFAULT_HOOK) || script.exists()).then_some(script)
     }
 }
 

@@ -23,7 +23,11 @@ fn an_empty_file_is_the_contracts_defaults() {
     let policy = clean("# nothing\n\n");
     assert_eq!(policy, Policy::default());
     assert_eq!(policy.name.template.to_string(), "stream-{sessionId}-{mediaSessionId}");
-    assert_eq!(policy.hook_in(Path::new("/h")), Some("/h/on_record_hook.sh".into()));
+    assert_eq!(policy.hook_in(Path::new("/h")), None);
+    let hooks = tempfile::tempdir().expect("a folder");
+    let script = hooks.path().join("on_record_hook.sh");
+    std::fs::write(&script, "").expect("a script");
+    assert_eq!(policy.hook_in(hooks.path()), Some(script));
 }
 
 #[test]

@@ -174,11 +174,12 @@ impl<'a> Connection<'a> {
         let shutdown = self.shared.shutdown.clone();
         while let Some(feed) = &mut self.feed {
             let mut early = false;
+            let mut ending = None;
             tokio::select! {
                 _ = tick.tick() => {}
                 ready = self.socket.readable() => { ready?; early = true; }
-                () = feed.publisher().kicked() => return Err(ConnectionError::Kicked),
-                () = shutdown.cancelled() => return Err(ConnectionError::ShuttingDown),
+                () = feed.publisher().kicked() => ending = Some(ConnectionError::Kicked),
+                () = shutdown.cancelled() => ending = Some(ConnectionError::ShuttingDown),
             }
             let drained = self.drain();
             if early {
@@ -189,6 +190,9 @@ impl<'a> Connection<'a> {
             self.flush().await;
             self.send_answers().await?;
             drained?;
+            if let Some(ending) = ending {
+                return Err(ending);
+            }
             if self.last_media.elapsed() > self.limits().publisher_timeout {
                 return Err(ConnectionError::Silent(self.limits().publisher_timeout));
             }
