@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 /// Who publishes what, as known when the publish is accepted.
@@ -157,15 +158,11 @@ impl State {
 pub struct Publisher {
     hub: Hub,
     stream: Arc<Stream>,
-    /// Waits here until the tracks are known.
-    from_start: Option<Subscriber>,
 }
 
 impl Publisher {
     pub(super) fn new(hub: Hub, stream: Arc<Stream>) -> Self {
-        let from_start = Subscriber::new(hub.inner.queue_bytes);
-        stream.lock().subscribers.push(from_start.queue());
-        Self { hub, stream, from_start: Some(from_start) }
+        Self { hub, stream }
     }
 
     pub fn stream(&self) -> &Arc<Stream> {
@@ -189,20 +186,28 @@ impl Publisher {
             state.gop.clear();
         }
         state.tracks = tracks.clone();
-        state.tell_all(&Item::Tracks(tracks));
+        // Before that a second track that shows up late is no change: who subscribes hears of both at once.
+        if state.settled {
+            state.tell_all(&Item::Tracks(tracks));
+        }
     }
 
     /// No further track is waited for: the stream counts as publishing and can be recorded.
-    pub async fn settle(&mut self) {
-        {
-            let mut state = self.stream.lock();
-            state.settled = true;
-            state.gop.settle();
+    pub fn settle(&mut self) {
+        if std::mem::replace(&mut self.stream.lock().settled, true) {
+            return;
         }
-        let Some(from_start) = self.from_start.take() else { return };
+        let Some(from_start) = self.stream.subscribe(self.hub.inner.queue_bytes) else { return };
+        self.stream.lock().gop.settle();
         let publishing = Publishing { stream: self.stream.clone(), from_start };
-        // The receiver is gone only when the daemon ends; then nothing new is recorded.
-        let _ = self.hub.inner.publishing.send(publishing).await;
+        match self.hub.inner.publishing.try_send(publishing) {
+            // Closed: the receiver is gone only when the daemon ends; then nothing new is recorded.
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(publishing)) => {
+                let sender = self.hub.inner.publishing.clone();
+                tokio::spawn(async move { sender.send(publishing).await });
+            }
+        }
     }
 
     /// Hands on a batch, emptying it. One lock for all of them, no waiting.
@@ -312,7 +317,7 @@ pub(super) mod tests {
         let mut publisher = hub.publish(announce("cam")).expect("free name");
         publisher.set_tracks(av_tracks());
         publisher.publish(&mut vec![frame(V, 0, true), frame(V, 40, false)]);
-        publisher.settle().await;
+        publisher.settle();
         publisher.publish(&mut vec![frame(V, 80, true), frame(V, 120, false)]);
         let late = publisher.stream().subscribe(1 << 20).expect("publishing");
         publisher.publish(&mut vec![frame(V, 160, false)]);

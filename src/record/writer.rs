@@ -199,18 +199,41 @@ fn track_entry(
     let missing = |what: &str| PipelineError::Build(format!("{} track: {what}", plan.codec));
     let track = tracks.get(plan.track).ok_or_else(|| missing("its plan is for another stream"))?;
     let Some(elements) = &plan.elements else {
-        return request_pad(mux, &track.caps).ok_or_else(|| missing("the muxer has no pad for its caps"));
+        let pad =
+            request_pad(mux, &track.caps).ok_or_else(|| missing("the muxer has no pad for its caps"))?;
+        return unblocked(pipeline, mux, pad).map_err(|e| missing(&e.to_string()));
     };
     let bin = make_elements(elements).map_err(|e| PipelineError::Build(e.to_string()))?;
     pipeline.add(&bin)?;
     let source = bin.static_pad("src").ok_or_else(|| missing("the elements have no open source pad"))?;
     let mux_pad = request_pad(mux, &source.query_caps(None))
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
-    source.link(&mux_pad).map_err(|e| missing(&e.to_string()))?;
+    let entry = unblocked(pipeline, mux, mux_pad).map_err(|e| missing(&e.to_string()))?;
+    source.link(&entry).map_err(|e| missing(&e.to_string()))?;
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
 }
 
 /// A request pad of the muxer whose template takes `caps`.
+/// GStreamer's muxers block a pad until every other pad has data, and one thread feeds all the pads here: each
+/// gets a queue with a thread of its own. `reeldmp4mux` never blocks and needs none.
+fn unblocked(pipeline: &Pipeline, mux: &gst::Element, pad: gst::Pad) -> Result<gst::Pad, PipelineError> {
+    if mux.factory().is_some_and(|factory| factory.name() == "reeldmp4mux") {
+        return Ok(pad);
+    }
+    let queue = gst::ElementFactory::make("queue").build()?;
+    for limit in ["max-size-buffers", "max-size-bytes"] {
+        queue.set_property(limit, 0_u32);
+    }
+    queue.set_property("max-size-time", 0_u64);
+    pipeline.add(&queue)?;
+    let (sink, source) = (queue.static_pad("sink"), queue.static_pad("src"));
+    let (Some(sink), Some(source)) = (sink, source) else {
+        return Err(PipelineError::Build("a queue has no pads".into()));
+    };
+    source.link(&pad).map_err(|e| PipelineError::Build(e.to_string()))?;
+    Ok(sink)
+}
+
 fn request_pad(mux: &gst::Element, caps: &gst::Caps) -> Option<gst::Pad> {
     let templates = mux.pad_template_list();
     let fits = |t: &&gst::PadTemplate| {

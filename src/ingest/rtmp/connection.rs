@@ -161,7 +161,7 @@ impl<'a> Connection<'a> {
             self.send_answers().await?;
             taken?;
         }
-        self.flush().await;
+        self.flush();
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl<'a> Connection<'a> {
                 let _ =
                     self.socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
             }
-            self.flush().await;
+            self.flush();
             self.send_answers().await?;
             drained?;
             if let Some(ending) = ending {
@@ -304,10 +304,10 @@ impl<'a> Connection<'a> {
         tracing::info!(session = %stream.id(), ?reason, frames, faults, first_fault = first, "publish ended");
     }
 
-    async fn flush(&mut self) {
+    fn flush(&mut self) {
         let now = self.shared.started.elapsed();
         if let Some(feed) = &mut self.feed {
-            feed.flush(now).await;
+            feed.flush(now);
         }
     }
 

@@ -80,18 +80,23 @@ impl Feed {
     }
 
     /// Hands what has gathered to the hub. Call it when the socket has been drained.
-    pub async fn flush(&mut self, now: Duration) {
+    pub fn flush(&mut self, now: Duration) {
         if !self.settled && self.is_settled(now) {
             self.settled = true;
             self.publisher.publish(&mut self.batch);
-            self.publisher.settle().await;
+            self.publisher.settle();
         }
         self.publisher.publish(&mut self.batch);
     }
 
-    /// Hands on what is left and ends the stream.
+    /// Hands on what is left and ends the stream. One that ends before its second track could show up is whole
+    /// with what it has.
     pub fn finish(&mut self, reason: EndReason) {
         self.publisher.publish(&mut self.batch);
+        if !self.settled && self.first_media.is_some() {
+            self.settled = true;
+            self.publisher.settle();
+        }
         self.publisher.end(reason);
     }
 
