@@ -8,7 +8,7 @@ use crate::{
     media::{Codec, Frame, MediaKind, Track, Tracks},
 };
 use gstreamer::{self as gst, prelude::*};
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::OnceLock, time::Duration};
 
 /// How long a muxer may take to write its index.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
@@ -210,10 +210,30 @@ fn track_entry(
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
     let entry = unblocked(pipeline, mux, mux_pad).map_err(|e| missing(&e.to_string()))?;
     source.link(&entry).map_err(|e| missing(&e.to_string()))?;
+    if plan.codec == Codec::Aac {
+        skip_priming(&source);
+    }
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
 }
 
 /// A request pad of the muxer whose template takes `caps`.
+/// An AAC encoder's first access unit is its start-up delay: it is left out and the others move up, so that sound
+/// stays beside the pictures.
+fn skip_priming(source: &gst::Pad) {
+    let first_ns = OnceLock::new();
+    source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
+        let Some(delay) = first_ns.get().copied() else {
+            let _ = first_ns.set(buffer.duration().unwrap_or_default());
+            return gst::PadProbeReturn::Drop;
+        };
+        let unit = buffer.make_mut();
+        unit.set_pts(unit.pts().map(|pts| pts.saturating_sub(delay)));
+        unit.set_dts(unit.dts().map(|dts| dts.saturating_sub(delay)));
+        gst::PadProbeReturn::Ok
+    });
+}
+
 /// GStreamer's muxers block a pad until every other pad has data, and one thread feeds all the pads here: each
 /// gets a queue with a thread of its own. `reeldmp4mux` never blocks and needs none.
 fn unblocked(pipeline: &Pipeline, mux: &gst::Element, pad: gst::Pad) -> Result<gst::Pad, PipelineError> {
