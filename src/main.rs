@@ -5,7 +5,13 @@ use reeld::{
 };
 use std::process::ExitCode;
 
+/// Heaps that glibc may open. Access units are allocated on the threads that receive and freed on those that write:
+/// with a heap per thread the freed memory stays scattered (531 instead of 480 KiB a stream at 50 streams).
+const MAX_HEAPS: libc::c_int = 2;
+
 fn main() -> ExitCode {
+    // SAFETY: no other thread runs yet. That it fails costs memory, nothing else.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, MAX_HEAPS) };
     let cli = cli::parse();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
