@@ -18,6 +18,8 @@ pub enum PipelineError {
     Frozen { state: gst::State },
     #[error("the pipeline did not finish within {} s", after.as_secs())]
     NoEos { after: Duration },
+    #[error("the muxer is {bytes} bytes behind: one of its tracks is silent, or the disk stands still")]
+    Behind { bytes: u32 },
     #[error("the pipeline cannot be built: {0}")]
     Build(String),
 }

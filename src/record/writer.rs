@@ -4,7 +4,7 @@
 //! `queue` would own a thread per track and a wake-up per buffer; see ARCHITECTURE.md.
 
 use crate::{
-    gst::{Pipeline, PipelineError, Template, TrackPlan, make_elements},
+    gst::{Pipeline, PipelineError, Template, TrackPlan, make_elements, mp4mux::is_mp4mux},
     media::{Codec, Frame, MediaKind, Track, Tracks},
 };
 use gstreamer::{self as gst, prelude::*};
@@ -13,9 +13,14 @@ use std::{path::Path, sync::OnceLock, time::Duration};
 /// How long a muxer may take to write its index.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Most that may wait in front of a muxer that does not take it: its other track is silent, or the disk stands still.
+const MAX_QUEUED_BYTES: u32 = 32 << 20;
+
 pub(super) struct Writer {
     pipeline: Pipeline,
     feeds: Vec<Feed>,
+    /// In front of the pads of a muxer that blocks.
+    queues: Vec<gst::Element>,
     span: Span,
 }
 
@@ -66,9 +71,10 @@ impl Writer {
         pipeline.add(&mux)?;
         pipeline.add(&sink)?;
         mux.link(&sink)?;
+        let mut queues = Vec::new();
         let targets = plans
             .iter()
-            .map(|plan| track_entry(&pipeline, &mux, plan, tracks))
+            .map(|plan| track_entry(&pipeline, &mux, plan, tracks, &mut queues))
             .collect::<Result<Vec<_>, _>>()?;
         pipeline.set_state(gst::State::Playing)?;
         let feeds = targets
@@ -77,7 +83,7 @@ impl Writer {
             .zip(tracks.iter())
             .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { pipeline, feeds, span: Span::default() })
+        Ok(Self { pipeline, feeds, queues, span: Span::default() })
     }
 
     /// Hands one access unit to the muxer. May block while the disk does.
@@ -95,6 +101,10 @@ impl Writer {
 
     /// An error that came up behind the muxer's back, if any.
     pub fn check(&self) -> Result<(), PipelineError> {
+        let waiting = |q: &gst::Element| q.property::<u32>("current-level-bytes");
+        if self.queues.iter().map(waiting).any(|bytes| bytes > MAX_QUEUED_BYTES) {
+            return Err(PipelineError::Behind { bytes: MAX_QUEUED_BYTES });
+        }
         self.pipeline.take_error().map_or(Ok(()), Err)
     }
 
@@ -195,20 +205,21 @@ fn track_entry(
     mux: &gst::Element,
     plan: &TrackPlan,
     tracks: &Tracks,
+    queues: &mut Vec<gst::Element>,
 ) -> Result<gst::Pad, PipelineError> {
     let missing = |what: &str| PipelineError::Build(format!("{} track: {what}", plan.codec));
     let track = tracks.get(plan.track).ok_or_else(|| missing("its plan is for another stream"))?;
     let Some(elements) = &plan.elements else {
         let pad =
             request_pad(mux, &track.caps).ok_or_else(|| missing("the muxer has no pad for its caps"))?;
-        return unblocked(pipeline, mux, pad).map_err(|e| missing(&e.to_string()));
+        return unblocked(pipeline, mux, pad, queues).map_err(|e| missing(&e.to_string()));
     };
     let bin = make_elements(elements).map_err(|e| PipelineError::Build(e.to_string()))?;
     pipeline.add(&bin)?;
     let source = bin.static_pad("src").ok_or_else(|| missing("the elements have no open source pad"))?;
     let mux_pad = request_pad(mux, &source.query_caps(None))
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
-    let entry = unblocked(pipeline, mux, mux_pad).map_err(|e| missing(&e.to_string()))?;
+    let entry = unblocked(pipeline, mux, mux_pad, queues).map_err(|e| missing(&e.to_string()))?;
     source.link(&entry).map_err(|e| missing(&e.to_string()))?;
     if plan.codec == Codec::Aac {
         skip_priming(&source);
@@ -216,7 +227,6 @@ fn track_entry(
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
 }
 
-/// A request pad of the muxer whose template takes `caps`.
 /// An AAC encoder's first access unit is its start-up delay: it is left out and the others move up, so that sound
 /// stays beside the pictures.
 fn skip_priming(source: &gst::Pad) {
@@ -234,10 +244,16 @@ fn skip_priming(source: &gst::Pad) {
     });
 }
 
-/// GStreamer's muxers block a pad until every other pad has data, and one thread feeds all the pads here: each
-/// gets a queue with a thread of its own. `reeldmp4mux` never blocks and needs none.
-fn unblocked(pipeline: &Pipeline, mux: &gst::Element, pad: gst::Pad) -> Result<gst::Pad, PipelineError> {
-    if mux.factory().is_some_and(|factory| factory.name() == "reeldmp4mux") {
+/// The pad in front of a muxer's pad that never blocks. GStreamer's muxers block a pad until every other pad has data,
+/// and one thread feeds all the pads here: each gets a queue with a thread of its own, whose length
+/// [`Writer::check`] bounds. `reeldmp4mux` never blocks and needs none.
+fn unblocked(
+    pipeline: &Pipeline,
+    mux: &gst::Element,
+    pad: gst::Pad,
+    queues: &mut Vec<gst::Element>,
+) -> Result<gst::Pad, PipelineError> {
+    if is_mp4mux(mux) {
         return Ok(pad);
     }
     let queue = gst::ElementFactory::make("queue").build()?;
@@ -246,14 +262,15 @@ fn unblocked(pipeline: &Pipeline, mux: &gst::Element, pad: gst::Pad) -> Result<g
     }
     queue.set_property("max-size-time", 0_u64);
     pipeline.add(&queue)?;
-    let (sink, source) = (queue.static_pad("sink"), queue.static_pad("src"));
-    let (Some(sink), Some(source)) = (sink, source) else {
-        return Err(PipelineError::Build("a queue has no pads".into()));
-    };
+    let no_pad = || PipelineError::Build("a queue has no pads".into());
+    let source = queue.static_pad("src").ok_or_else(no_pad)?;
     source.link(&pad).map_err(|e| PipelineError::Build(e.to_string()))?;
-    Ok(sink)
+    let entry = queue.static_pad("sink").ok_or_else(no_pad)?;
+    queues.push(queue);
+    Ok(entry)
 }
 
+/// A request pad of the muxer whose template takes `caps`.
 fn request_pad(mux: &gst::Element, caps: &gst::Caps) -> Option<gst::Pad> {
     let templates = mux.pad_template_list();
     let fits = |t: &&gst::PadTemplate| {

@@ -31,6 +31,11 @@ pub use recover::whole_length;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
+/// Whether `element` is a `reeldmp4mux`, which never blocks the thread that pushes.
+pub fn is_mp4mux(element: &gst::Element) -> bool {
+    element.is::<element::Mp4Mux>()
+}
+
 /// Makes the element `reeldmp4mux` known to GStreamer, statically. May be called any number of times, after
 /// `gst::init`.
 ///
