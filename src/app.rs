@@ -23,10 +23,10 @@ use std::{
 };
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -48,13 +48,19 @@ pub enum AppError {
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("[paths] state: {}: {source}", path.display())]
     State { path: PathBuf, source: io::Error },
+    #[error("[paths] state: another reeld runs with {}; end it, or give this one a folder of its own", path.display())]
+    StateTaken { path: PathBuf },
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
 }
 
+/// How long the last steps of the end may take each.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
 /// The running daemon.
 pub struct App {
     config: DaemonConfig,
+    _state: facts::State,
     library: Library,
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
@@ -71,7 +77,8 @@ impl App {
         warnings.iter().for_each(|w| tracing::warn!("{w}"));
         // Signals are caught before anything is built, so that none is missed.
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let app = Self::start(config).await?;
+        let hangup = signal(SignalKind::hangup())?;
+        let app = Self::start(config, hangup).await?;
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
@@ -84,11 +91,11 @@ impl App {
         Ok(stopped)
     }
 
-    async fn start(config: DaemonConfig) -> Result<Self, AppError> {
+    async fn start(config: DaemonConfig, mut hangup: Signal) -> Result<Self, AppError> {
         gst::init()?;
         let (mut changes, watcher) = rules::watch(&config);
         let first = rules::load(&config).map_err(|problems| AppError::Config(problems.join("\n")))?;
-        let addresses_file = facts::prepare_state(&config.paths.state)?;
+        let state = facts::take_state(&config.paths.state)?;
 
         let storage = Storage::open(&config.paths.records)?;
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
@@ -119,7 +126,7 @@ impl App {
         tokio::spawn(async move {
             // The watcher lives as long as someone listens to it.
             let _watcher = watcher;
-            rules::follow(&reload, &paths, &mut changes).await;
+            rules::follow(&reload, &paths, &mut changes, &mut hangup).await;
         });
 
         let server = rtmp.clone();
@@ -130,9 +137,9 @@ impl App {
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
-        facts::tell_addresses(&addresses_file, &addresses)?;
+        facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, library, deliveries, rtmp, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, rtmp, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -151,10 +158,16 @@ impl App {
         self.deliveries.drain(left()).await;
         self.http_stop.cancel();
         // A request that is still under way then is one nobody waits for any more.
-        let _ = timeout_at(deadline.min(Instant::now() + Duration::from_secs(2)), self.http).await;
-        self.library.close().await;
+        let _ = timeout(CLOSE_LIMIT, self.http).await;
+        if !finished {
+            tracing::warn!("ended, with unfinished recordings");
+            // Returning would wait for what is still being finished.
+            std::process::exit(1);
+        }
+        // The catalog is whole with or without a clean close.
+        let _ = timeout(CLOSE_LIMIT, self.library.close()).await;
         tracing::info!("ended");
-        if finished { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        ExitCode::SUCCESS
     }
 }
 

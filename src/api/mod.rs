@@ -2,7 +2,7 @@
 //!
 //! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
 //! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
-//! Handlers say what went wrong ([`problem::Kind`]); which status that is, is decided in this file only.
+//! Handlers say what went wrong (`problem::Kind`); which status that is, is decided in this file only.
 
 mod body;
 mod flashphoner;

@@ -11,7 +11,8 @@ use crate::{
 };
 use sd_notify::NotifyState;
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,15 +20,27 @@ use std::{
     },
 };
 
-/// Creates the state folder and removes what an earlier run told. Returns the file for
-/// [`tell_addresses`].
-pub(super) fn prepare_state(state: &Path) -> Result<PathBuf, AppError> {
-    let file = state.join("addresses.json");
+/// The state folder, which belongs to one daemon as long as this lives.
+pub(super) struct State {
+    /// For [`tell_addresses`].
+    pub addresses: PathBuf,
+    _lock: File,
+}
+
+/// Creates the state folder, takes it for this process and removes what an earlier run told.
+pub(super) fn take_state(state: &Path) -> Result<State, AppError> {
+    let (addresses, lock) = (state.join("addresses.json"), state.join("lock"));
     let failed = |path: &Path, source| AppError::State { path: path.to_owned(), source };
     fs::create_dir_all(state).map_err(|e| failed(state, e))?;
-    match fs::remove_file(&file) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(&file, e)),
-        _ => Ok(file),
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&lock).map_err(|e| failed(&lock, e))?;
+    file.try_lock().map_err(|e| match e {
+        TryLockError::WouldBlock => AppError::StateTaken { path: state.to_owned() },
+        TryLockError::Error(e) => failed(&lock, e),
+    })?;
+    match fs::remove_file(&addresses) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(&addresses, e)),
+        _ => Ok(State { addresses, _lock: file }),
     }
 }
 

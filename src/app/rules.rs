@@ -7,10 +7,7 @@ use crate::{
     gst,
 };
 use std::path::Path;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::{signal::unix::Signal, sync::mpsc};
 
 /// `reeld check`: everything that is wrong with the configuration, the policy and the pipelines, one line each;
 /// or a line that says what was checked.
@@ -45,11 +42,12 @@ pub(super) fn watch(config: &DaemonConfig) -> (mpsc::Receiver<()>, Option<Watche
 }
 
 /// Reloads at each change and at each SIGHUP. Files with errors change nothing.
-pub(super) async fn follow(control: &Control, config: &DaemonConfig, changes: &mut mpsc::Receiver<()>) {
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(e) => return tracing::error!("SIGHUP cannot be followed: {e}"),
-    };
+pub(super) async fn follow(
+    control: &Control,
+    config: &DaemonConfig,
+    changes: &mut mpsc::Receiver<()>,
+    hangup: &mut Signal,
+) {
     loop {
         tokio::select! {
             Some(()) = changes.recv() => {}

@@ -28,6 +28,9 @@ use std::{
 /// How long a start waits for the first frame to be in a file before it answers `starting`.
 const START_WAIT: Duration = Duration::from_secs(2);
 
+/// With less free space the disk counts as full: about what a fragment of a few streams takes.
+const MIN_FREE_BYTES: u64 = 4 << 20;
+
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ControlError {
     #[error("no live stream has media session id {0}; `GET /api/v1/sessions` lists them")]
@@ -131,7 +134,8 @@ impl Control {
             Protocol::Rtmp => rules.policy.record_rtmp_streams,
         };
         let wanted = rules.policy.record_streams && (by_policy || stream.announce().record);
-        if wanted && !self.is_shutting_down() {
+        if wanted {
+            // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
             self.begin(&mut self.active(), stream, from_start, &rules);
         }
     }
@@ -146,6 +150,9 @@ impl Control {
         let stream = self.stream(id)?;
         let mut running = {
             let mut active = self.active();
+            if self.is_shutting_down() {
+                return Err(ControlError::ShuttingDown);
+            }
             if let Some(now) = active.get_mut(&id).filter(|a| !a.stopping) {
                 if when_running == WhenRunning::Refuse {
                     return Err(ControlError::AlreadyRecording { session: id, recording: now.running.id() });
@@ -169,10 +176,13 @@ impl Control {
 
     /// Answers when every file of the recording is final.
     pub async fn stop_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
-        self.stream(id)?;
         let mut running = {
             let mut active = self.active();
-            let now = active.get_mut(&id).filter(|a| !a.stopping).ok_or(ControlError::NotRecording(id))?;
+            let Some(now) = active.get_mut(&id) else {
+                drop(active);
+                return Err(self.stream(id).map_or_else(|e| e, |_| ControlError::NotRecording(id)));
+            };
+            // Also when its end was asked for already: whoever asks again is told the same.
             now.stopping = true;
             now.running.stop();
             now.running.clone()
@@ -261,9 +271,22 @@ impl Control {
         }
     }
 
-    /// Whether new streams and calls are welcome; if not, why.
+    /// Whether the daemon can record; if not, why.
     pub fn ready(&self) -> Result<(), String> {
-        if self.is_shutting_down() { Err(ControlError::ShuttingDown.to_string()) } else { Ok(()) }
+        if self.is_shutting_down() {
+            return Err(ControlError::ShuttingDown.to_string());
+        }
+        let disk = self.disk();
+        let path = disk.path.display();
+        rustix::fs::access(&disk.path, rustix::fs::Access::WRITE_OK)
+            .map_err(|e| format!("the records folder {path} cannot be written to: {e}"))?;
+        if disk.free_bytes < MIN_FREE_BYTES {
+            return Err(format!(
+                "the disk of the records folder {path} is full: {} bytes are free",
+                disk.free_bytes
+            ));
+        }
+        Ok(())
     }
 
     /// Recordings whose frames are being written.
@@ -273,8 +296,12 @@ impl Control {
 
     /// Ends every recording, starts no more, and waits until all files are final; false when `limit` passed first.
     pub async fn shut_down(&self, limit: Duration) -> bool {
-        self.inner.shutting_down.store(true, Ordering::SeqCst);
-        self.active().values().for_each(|a| a.running.stop());
+        {
+            // Under the lock that starts take, so that none slips through.
+            let active = self.active();
+            self.inner.shutting_down.store(true, Ordering::SeqCst);
+            active.values().for_each(|a| a.running.stop());
+        }
         self.inner.recorder.finished(limit).await
     }
 
@@ -302,9 +329,6 @@ impl Control {
     }
 
     fn rules_for(&self, options: StartOptions) -> Result<Arc<Rules>, ControlError> {
-        if self.is_shutting_down() {
-            return Err(ControlError::ShuttingDown);
-        }
         let rules = self.rules();
         if !rules.policy.record_streams {
             return Err(ControlError::RecordingOff);

@@ -298,14 +298,14 @@ mod tests {
     #[test]
     fn problems_name_file_line_and_remedy() {
         for (from, to, expected) in [
-            ("\"h265\"", "\"hevc\"", "p.toml:15: unknown codec \"hevc\"; known are h264"),
+            ("\"h265\"", "\"hevc\"", "p.toml:12: unknown codec \"hevc\"; known are h264"),
             (
                 "muxer = \"reeldmp4mux",
                 "muxer = \"nosuchmux",
-                "p.toml:12: element \"nosuchmux\" is not installed",
+                "p.toml:9: element \"nosuchmux\" is not installed",
             ),
-            ("alawdec", "alawdec !!", "p.toml:27: "),
-            ("codec = \"aac\"", "codek = \"aac\"", "p.toml:22: "),
+            ("alawdec", "alawdec !!", "p.toml:24: "),
+            ("codec = \"aac\"", "codek = \"aac\"", "p.toml:19: "),
             ("extension = \"mp4\"", "extension = \"../x\"", "p.toml:4: "),
         ] {
             assert!(MP4.contains(from), "{from}");

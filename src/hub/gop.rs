@@ -33,7 +33,7 @@ impl GopCache {
         if self.skipping {
             return;
         }
-        self.bytes += frame.buffer.size();
+        self.bytes += frame.cost_bytes();
         self.frames.push_back(frame.clone());
         if self.bytes > MAX_GOP_BYTES {
             self.frames.clear();
@@ -58,12 +58,12 @@ impl GopCache {
             return;
         }
         self.frames.retain(|f| f.is_key() && f.dts_ns() >= key_dts_ns);
-        self.bytes = self.frames.iter().map(|f| f.buffer.size()).sum();
+        self.bytes = self.frames.iter().map(Frame::cost_bytes).sum();
     }
 
     fn forget_before(&mut self, ns: u64) {
         while self.settled && self.frames.front().is_some_and(|f| f.dts_ns() < ns) {
-            self.bytes -= self.frames.pop_front().map_or(0, |f| f.buffer.size());
+            self.bytes -= self.frames.pop_front().map_or(0, |f| f.cost_bytes());
         }
     }
 }

@@ -91,7 +91,7 @@ impl Queue {
     /// `has_video`: whether a restart after an overflow has to wait for a video key frame.
     /// `video`: whether this frame is one of the video track.
     pub fn push_frame(&self, frame: &Frame, video: bool, has_video: bool) {
-        let size = frame.buffer.size();
+        let size = frame.cost_bytes();
         let mut state = self.lock();
         if state.detached {
             return;
@@ -162,6 +162,9 @@ mod tests {
     use crate::hub::stream::tests::{A, V, frame};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    /// What a frame of `sized` counts.
+    const SIZE: usize = 612;
+
     fn sized(track: crate::media::TrackId, ms: u64, key: bool) -> Frame {
         let mut f = frame(track, ms, key);
         let buffer = f.buffer.make_mut();
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn overflow_leaves_out_whole_groups_and_says_so() {
-        let subscriber = Subscriber::new(300);
+        let subscriber = Subscriber::new(3 * SIZE);
         let queue = subscriber.queue();
         for (ms, key) in [(0, true), (40, false), (80, false), (120, false), (160, true)] {
             queue.push_frame(&sized(V, ms, key), true, true);
@@ -200,7 +203,7 @@ mod tests {
 
     #[test]
     fn frames_lost_right_before_the_end_are_told() {
-        let subscriber = Subscriber::new(100);
+        let subscriber = Subscriber::new(SIZE);
         let queue = subscriber.queue();
         queue.push_frame(&sized(V, 0, true), true, true);
         queue.push_frame(&sized(V, 40, false), true, true);
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_consumer_is_called_when_half_full_and_at_the_end() {
-        let subscriber = Subscriber::new(300);
+        let subscriber = Subscriber::new(3 * SIZE);
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
         subscriber.on_attention(move || {

@@ -26,17 +26,19 @@ pub struct Announce {
 }
 
 /// Why a stream ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndReason {
-    /// The publisher said goodbye.
+    #[error("the publisher said so")]
     Unpublished,
-    /// Its connection closed without one.
+    #[error("its connection closed")]
     Disconnected,
-    /// It sent nothing for longer than allowed.
+    #[error("it sent nothing for longer than allowed")]
     TimedOut,
-    /// Ended from here: an API call or the daemon's own end.
+    /// By an API call or the daemon's own end.
+    #[error("it was ended from here")]
     Kicked,
     /// It broke the protocol.
+    #[error("{0}")]
     Failed(String),
 }
 

@@ -8,7 +8,7 @@ pub struct TrackId(pub u8);
 ///
 /// `buffer` holds the whole access unit in the form its track's caps name (H.264 as avc/au: NAL units
 /// with 4-byte lengths; AAC raw, without ADTS) and carries
-/// `pts` and `dts` (running time of the stream, ns, starting at 0; dts never goes back within a track),
+/// `pts` and `dts` (running time of the stream, ns; dts never goes back within a track),
 /// `duration` where the protocol tells it, and `DELTA_UNIT` on everything that is not a key frame.
 #[derive(Clone, Debug)]
 pub struct Frame {
@@ -16,7 +16,15 @@ pub struct Frame {
     pub buffer: gst::Buffer,
 }
 
+/// What a frame takes beside its payload, roughly: the buffer, its memory's header, the list entry.
+const FRAME_OVERHEAD_BYTES: usize = 512;
+
 impl Frame {
+    /// Memory the frame takes, bytes: what limits on queues count, so that tiny frames are not free.
+    pub fn cost_bytes(&self) -> usize {
+        self.buffer.size() + FRAME_OVERHEAD_BYTES
+    }
+
     /// True for a video key frame and for every audio frame.
     pub fn is_key(&self) -> bool {
         !self.buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)

@@ -12,6 +12,10 @@ pub enum NameError {
     TooLong(usize),
     #[error("the name holds a control character (U+{0:04X})")]
     Control(u32),
+    #[error(
+        "{0:?} is not allowed as a part of a name: a hook script that makes a path of the name would leave its folder"
+    )]
+    Dots(String),
 }
 
 fn check(text: &str) -> Result<&str, NameError> {
@@ -21,8 +25,11 @@ fn check(text: &str) -> Result<&str, NameError> {
     if text.len() > MAX_NAME_BYTES {
         return Err(NameError::TooLong(text.len()));
     }
-    match text.chars().find(|c| c.is_control()) {
-        Some(c) => Err(NameError::Control(u32::from(c))),
+    if let Some(c) = text.chars().find(|c| c.is_control()) {
+        return Err(NameError::Control(u32::from(c)));
+    }
+    match text.split('/').find(|part| matches!(*part, "." | "..")) {
+        Some(dots) => Err(NameError::Dots(dots.to_owned())),
         None => Ok(text),
     }
 }
@@ -35,8 +42,8 @@ macro_rules! name_type {
         pub struct $name(String);
 
         impl $name {
-            /// Any text but empty, over-long or with control characters. It may hold `/` and `..`:
-            /// a name is not a path; `record::naming` makes it one.
+            /// Any text but empty, over-long, with control characters or with `.` or `..` between slashes. It may
+            /// hold `/`: a name is not a path; `record::naming` makes it one.
             pub fn new(text: &str) -> Result<Self, NameError> {
                 check(text).map(|t| Self(t.to_owned()))
             }
@@ -106,12 +113,14 @@ mod tests {
 
     #[test]
     fn a_path_is_room_and_stream() {
-        let split = |p| split_path(p).map(|(r, s)| (r.to_string(), s.to_string()));
+        let split = |p: &str| split_path(p).map(|(r, s)| (r.to_string(), s.to_string()));
         assert_eq!(split("/court/room 4"), Ok(("court".into(), "room 4".into())));
         assert_eq!(split("cam"), Ok(("live".into(), "cam".into())));
         assert_eq!(split("a/b/c/"), Ok(("a".into(), "b/c".into())));
         assert_eq!(split("//"), Err(NameError::Empty));
         assert_eq!(split("a/b\u{7}"), Err(NameError::Control(7)));
         assert_eq!(split(&"x".repeat(600)), Err(NameError::TooLong(600)));
+        assert_eq!(split("a/../b"), Err(NameError::Dots("..".into())));
+        assert_eq!(split("a/..b"), Ok(("a".into(), "..b".into())));
     }
 }

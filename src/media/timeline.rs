@@ -8,8 +8,11 @@ const AHEAD_LIMIT_MS: i64 = 5_000;
 /// How far apart the first frames of two tracks may be.
 const TRACK_SKEW_LIMIT_MS: i64 = 10_000;
 
-/// Turns a publisher's 32-bit millisecond timestamps into one running time per stream that starts at 0 and
-/// never goes back within a track: unwraps the 32 bits (every 49.7 days) and takes out jumps.
+/// Running time of the first message. Not 0: a second track may begin earlier than the first message of all.
+const ORIGIN_MS: i64 = TRACK_SKEW_LIMIT_MS;
+
+/// Turns a publisher's 32-bit millisecond timestamps into one running time per stream that starts at
+/// 10 s and never goes back within a track: unwraps the 32 bits (every 49.7 days) and takes out jumps.
 ///
 /// After a jump all tracks go on with the same new offset, so that audio and video stay in step; stragglers
 /// still stamped with the old clock are placed with the old offset.
@@ -70,7 +73,8 @@ impl Timeline {
         if !self.started {
             self.started = true;
             self.raw_ms = i64::from(raw_ms);
-            self.offset_ms = -self.raw_ms;
+            self.offset_ms = ORIGIN_MS - self.raw_ms;
+            self.front_ms = ORIGIN_MS;
         } else {
             let delta = raw_ms.wrapping_sub(self.raw_ms as u32) as i32;
             self.raw_ms += i64::from(delta);
@@ -119,13 +123,21 @@ mod tests {
         steps
             .iter()
             .map(|&(track, raw)| line.step(track, raw, Duration::ZERO))
-            .map(|s| (s.dts_ms, s.jump.is_some()))
+            .map(|s| (s.dts_ms - ORIGIN_MS as u64, s.jump.is_some()))
             .collect()
     }
 
     #[test]
     fn starts_at_zero_and_keeps_the_offset_between_tracks() {
         assert_eq!(run(&[(V, 700), (A, 720), (V, 733)]), [(0, false), (20, false), (33, false)]);
+    }
+
+    #[test]
+    fn a_track_that_begins_before_the_first_message_keeps_its_place() {
+        let mut line = Timeline::default();
+        let dts =
+            [(V, 2_000), (A, 0), (A, 23)].map(|(track, raw)| line.step(track, raw, Duration::ZERO).dts_ms);
+        assert_eq!(dts, [10_000, 8_000, 8_023]);
     }
 
     #[test]
@@ -146,9 +158,12 @@ mod tests {
             line.step(V, ms, Duration::ZERO);
         }
         let step = line.step(V, 3_600_080, Duration::ZERO);
-        assert_eq!(step.dts_ms, 120);
+        assert_eq!(step.dts_ms, ORIGIN_MS as u64 + 120);
         let gap = step.jump.expect("a jump");
-        assert_eq!((gap.kind, gap.at_ms, gap.by_ms), (GapKind::TimestampJump, 120, 3_599_960));
+        assert_eq!(
+            (gap.kind, gap.at_ms, gap.by_ms),
+            (GapKind::TimestampJump, ORIGIN_MS as u64 + 120, 3_599_960)
+        );
     }
 
     #[test]
@@ -165,7 +180,7 @@ mod tests {
         let mut line = Timeline::default();
         line.step(V, 0, Duration::ZERO);
         let step = line.step(V, 8_000, Duration::from_secs(8));
-        assert_eq!(step, TimelineStep { dts_ms: 8_000, jump: None });
+        assert_eq!(step, TimelineStep { dts_ms: ORIGIN_MS as u64 + 8_000, jump: None });
     }
 
     proptest::proptest! {

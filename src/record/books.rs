@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     library::{
-        AudioPart, FinishedFile, HookJob, Identity, Library, Manifest, Part, PartFile, Recording, Status,
-        VideoPart,
+        AudioPart, FinishedFile, HookJob, Identity, Library, LibraryError, Manifest, Part, PartFile,
+        Recording, Status, VideoPart,
     },
     media::{Gap, MediaKind},
 };
@@ -19,8 +19,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
+
+/// How often a finished part is offered to the catalog, and the pause after the first refusal; it doubles.
+const COMMIT_ATTEMPTS: u32 = 7;
+const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(250);
 
 /// What happens in a recording's life, told by the writer thread.
 pub(super) enum Entry {
@@ -30,16 +35,17 @@ pub(super) enum Entry {
         number: u32,
         path: PathBuf,
     },
-    /// An access unit that no part holds.
-    FrameLost,
+    /// So many access units more that no part holds.
+    FramesLost(u64),
     Gap(Gap),
     /// A part has all its frames; its file is to be made whole.
     Closed(Box<ClosedPart>),
     /// No more frames will be written.
     Ending,
-    /// Nothing follows.
+    /// Nothing follows. `trouble`: the last error that the recording got over, or tried to.
     Ended {
         error: Option<String>,
+        trouble: Option<String>,
     },
 }
 
@@ -88,18 +94,25 @@ impl Books {
         let recording = self.progress.borrow().recording.clone();
         log_failure(&recording, "begin", self.library.begin(&recording).await);
         let mut error = None;
-        while let Some(entry) = entries.recv().await {
+        loop {
+            let Some(entry) = entries.recv().await else {
+                error = Some(
+                    "the recorder broke off by a fault of ours; what was written is in the .part file".into(),
+                );
+                break;
+            };
             match entry {
                 Entry::Opened { name, number, path } => self.opened(name, number, &path).await,
-                Entry::FrameLost => self.change(|r| r.lost.frames += 1),
+                Entry::FramesLost(n) => self.change(|r| r.lost.frames += n),
                 Entry::Gap(gap) => self.change(|r| {
                     r.lost.frames += gap.frames;
                     r.lost.gaps.push(gap.clone());
                 }),
                 Entry::Ending => self.advance(Status::Finalizing).await,
                 Entry::Closed(part) => error = self.finish_part(*part).await.err().or(error),
-                Entry::Ended { error: last } => {
-                    error = last.or(error);
+                Entry::Ended { error: last, trouble } => {
+                    let without_file = self.progress.borrow().recording.parts.is_empty();
+                    error = last.or(error).or(trouble.filter(|_| without_file));
                     break;
                 }
             }
@@ -145,7 +158,7 @@ impl Books {
             return Ok(());
         };
         let hook = self.hook.clone().map(|script| HookJob { script, status: Status::Completed });
-        let committed = self.library.commit_part(&recording.id, &part, hook).await;
+        let committed = self.commit(&recording, &part, hook).await;
         tracing::info!(recording = %recording.id, file = %part.file.display(), size = part.size, "finished");
         self.totals.files.fetch_add(1, Ordering::Relaxed);
         self.totals.bytes.fetch_add(part.size, Ordering::Relaxed);
@@ -159,6 +172,31 @@ impl Books {
         })?;
         (self.on_commit)();
         Ok(())
+    }
+
+    /// A finished file that the catalog does not take is one whose hook never runs: try for a while.
+    async fn commit(
+        &self,
+        recording: &Recording,
+        part: &Part,
+        hook: Option<HookJob>,
+    ) -> Result<(), LibraryError> {
+        let mut pause = FIRST_COMMIT_PAUSE;
+        for _ in 1..COMMIT_ATTEMPTS {
+            match self.library.commit_part(&recording.id, part, hook.clone()).await {
+                Ok(()) => return Ok(()),
+                // The recording's own row could not be stored when it began.
+                Err(LibraryError::Unknown(_)) => {
+                    log_failure(recording, "begin", self.library.begin(recording).await);
+                }
+                Err(e) => {
+                    log_error(recording, &format!("{} is not in the catalog yet: {e}", part.file.display()))
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        self.library.commit_part(&recording.id, part, hook).await
     }
 
     async fn ended(self, error: Option<String>) {
@@ -199,9 +237,10 @@ fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Resu
         )
     };
     let (written, muxed) = writer.finish();
-    if written.tracks.iter().all(|t| t.frames == 0) {
+    let empty = std::fs::metadata(file.path()).is_ok_and(|m| m.len() == 0);
+    if empty || written.tracks.iter().all(|t| t.frames == 0) {
         library.storage().discard(file).map_err(|e| failed(&e))?;
-        return Ok(None);
+        return muxed.map(|()| None).map_err(|e| e.to_string());
     }
     muxed.map_err(|e| failed(&e))?;
     let end = PartEnd { duration_ms: written.span.duration_ms(), ended_at: Utc::now() };

@@ -1,5 +1,5 @@
-//! Recording a live stream into files: automatic or on demand, one recording a [`Task`](task) on a pool of
-//! writer threads, its finished parts handed on by its [`Books`](books).
+//! Recording a live stream into files: automatic or on demand, one recording a task on a pool of
+//! writer threads, its finished parts handed on by its books.
 
 mod books;
 mod names;
@@ -76,6 +76,7 @@ impl Recorder {
     pub fn start(&self, order: Order) -> Running {
         let recording = new_recording(&order);
         let id = recording.id;
+        let started = recording.clone();
         let (progress, watcher) = watch::channel(Progress { recording, file_name: None, done: false });
         #[expect(
             clippy::disallowed_methods,
@@ -94,6 +95,10 @@ impl Recorder {
         let storage = self.library.storage().clone();
         let inputs = task::Inputs { id, stream: order.stream, subscriber: order.subscriber, storage };
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
+        tracing::info!(
+            recording = %id, room = %started.room_name, stream = %started.stream_name,
+            session = %started.media_session_id, "recording"
+        );
         let waker = self.pool.attach(task);
         Running { id, waker, progress: watcher, media_ms }
     }

@@ -4,6 +4,7 @@
 use super::task::Task;
 use crate::library::RecordingId;
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -113,7 +114,7 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
         match commands.recv_timeout(timeout) {
             Ok(Command::Attach(mut task)) => {
                 counted += 1;
-                if task.poll(now()) {
+                if guarded(&mut task, |task| task.poll(now())) {
                     tasks.push(*task);
                 }
             }
@@ -124,7 +125,7 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
             Ok(Command::Poll(id)) => with(&mut tasks, id, |task| task.poll(now())),
             Ok(Command::Quit) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                tasks.retain_mut(|task| task.poll(now()));
+                tasks.retain_mut(|task| guarded(task, |task| task.poll(now())));
                 next_tick = Instant::now() + TICK;
             }
         }
@@ -135,7 +136,16 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
 
 fn with(tasks: &mut Vec<Task>, id: RecordingId, act: impl FnOnce(&mut Task) -> bool) {
     let Some(at) = tasks.iter().position(|t| t.id == id) else { return };
-    if !act(&mut tasks[at]) {
+    if !guarded(&mut tasks[at], act) {
         tasks.swap_remove(at);
     }
+}
+
+/// A fault of ours in one recording ends that one: its books see that it broke off. The others of the thread go on.
+fn guarded(task: &mut Task, act: impl FnOnce(&mut Task) -> bool) -> bool {
+    let id = task.id;
+    catch_unwind(AssertUnwindSafe(|| act(task))).unwrap_or_else(|_| {
+        tracing::error!(recording = %id, "a recording broke off by a fault of ours");
+        false
+    })
 }

@@ -54,8 +54,15 @@ pub(super) struct ErrorBudget {
     pub interval: Duration,
 }
 
+/// A publisher that changes its parameters all the time may have so many parts within [`OPENINGS_WINDOW`]; then the
+/// next one waits. Opening a file is work that other recordings of the same thread wait for.
+const MAX_OPENINGS: usize = 30;
+const OPENINGS_WINDOW: Duration = Duration::from_secs(60);
+
 pub(super) struct State {
     phase: Phase,
+    /// When the latest parts were opened.
+    openings: VecDeque<Duration>,
     has_video: bool,
     budget: ErrorBudget,
     /// When the errors within the budget's interval happened.
@@ -64,7 +71,13 @@ pub(super) struct State {
 
 impl State {
     pub fn new(budget: ErrorBudget) -> Self {
-        Self { phase: Phase::WaitTracks, has_video: false, budget, errors: VecDeque::new() }
+        Self {
+            phase: Phase::WaitTracks,
+            has_video: false,
+            openings: VecDeque::new(),
+            budget,
+            errors: VecDeque::new(),
+        }
     }
 
     /// `now`: monotonic time since any fixed origin.
@@ -73,7 +86,7 @@ impl State {
             return Action::Nothing;
         }
         match input {
-            Input::Frame { video, key } => self.frame(video, key),
+            Input::Frame { video, key } => self.frame(video, key, now),
             Input::Tracks { video } => {
                 self.has_video = video;
                 self.close()
@@ -85,17 +98,24 @@ impl State {
         }
     }
 
-    fn frame(&mut self, video: bool, key: bool) -> Action {
+    fn frame(&mut self, video: bool, key: bool, now: Duration) -> Action {
         match self.phase {
             Phase::Writing => Action::Write,
-            Phase::WaitKey { video: false } => self.open(),
-            Phase::WaitKey { video: true } if video && key => self.open(),
+            Phase::WaitKey { video: false } => self.open(now),
+            Phase::WaitKey { video: true } if video && key => self.open(now),
             Phase::WaitKey { video: true } if !video => Action::Hold,
             _ => Action::Nothing,
         }
     }
 
-    fn open(&mut self) -> Action {
+    fn open(&mut self, now: Duration) -> Action {
+        while self.openings.front().is_some_and(|&at| now.saturating_sub(at) > OPENINGS_WINDOW) {
+            self.openings.pop_front();
+        }
+        if self.openings.len() >= MAX_OPENINGS {
+            return Action::Nothing;
+        }
+        self.openings.push_back(now);
         self.phase = Phase::Writing;
         Action::Open
     }
@@ -180,6 +200,17 @@ mod tests {
             (KEY, Open),
             (failed, Fail),
         ]);
+    }
+
+    #[test]
+    fn parts_open_only_so_often() {
+        let mut state = State::new(ErrorBudget { max: 3, interval: Duration::from_secs(60) });
+        let mut opened = |seconds| {
+            state.step(AV, Duration::from_secs(seconds));
+            state.step(KEY, Duration::from_secs(seconds)) == Open
+        };
+        assert_eq!((0..100).filter(|_| opened(0)).count(), MAX_OPENINGS);
+        assert!(opened(61));
     }
 
     #[test]

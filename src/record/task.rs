@@ -23,6 +23,10 @@ use std::{
 };
 use tokio::sync::mpsc;
 
+/// Gaps that are told one by one; of more only the lost frames are counted.
+const MAX_GAPS: usize = 1_000;
+/// Access units kept while waiting for a video key frame, at most.
+const MAX_HELD: usize = 1_000;
 /// Audio kept while waiting for a video key frame: the newest second of it.
 const HELD_AUDIO_NS: u64 = 1_000_000_000;
 
@@ -46,6 +50,9 @@ pub(super) struct Task {
     /// Media time of the parts already closed, ms.
     closed_ms: u64,
     last_error: Option<String>,
+    /// Access units that no part holds, not yet told to the books.
+    frames_lost: u64,
+    gaps_told: usize,
     ended: bool,
 }
 
@@ -106,6 +113,8 @@ impl Task {
             parts_opened: 0,
             closed_ms: 0,
             last_error: None,
+            frames_lost: 0,
+            gaps_told: 0,
             ended: false,
         }
     }
@@ -125,9 +134,10 @@ impl Task {
         }
         // Handed back empty, with its memory.
         self.items = items;
-        if let Some(Err(e)) = self.part.as_ref().map(|p| p.writer.check()) {
+        if let Some(Err(e)) = self.part.as_mut().map(|p| p.writer.check()) {
             self.failed(&e, now);
         }
+        self.tell_losses();
         let running_ms = self.part.as_ref().map_or(0, |p| p.writer.span().duration_ms());
         self.media_ms.store(self.closed_ms + running_ms, Ordering::Relaxed);
         !self.ended
@@ -144,6 +154,7 @@ impl Task {
             Item::Tracks(tracks) => {
                 let video = tracks.video().is_some();
                 self.input(Input::Tracks { video }, None, now);
+                self.close();
                 self.tracks = tracks;
             }
             Item::Frame(frame) => {
@@ -164,7 +175,7 @@ impl Task {
 
     fn input(&mut self, input: Input, frame: Option<Frame>, now: Duration) {
         match (self.state.step(input, now), frame) {
-            (Action::Nothing, Some(_)) if self.parts_opened > 0 && !self.ended => self.tell(Entry::FrameLost),
+            (Action::Nothing, Some(_)) if self.parts_opened > 0 && !self.ended => self.frames_lost += 1,
             (Action::Nothing, _) => {}
             (Action::Hold, Some(frame)) => self.hold(frame),
             (Action::Open, Some(frame)) => self.open(frame, now),
@@ -172,7 +183,7 @@ impl Task {
             (Action::Close, _) => self.close(),
             (Action::Finish, _) => self.end(None),
             (Action::Fail, _) => {
-                let error = self.last_error.take();
+                let error = self.last_error.clone();
                 self.end(Some(error.unwrap_or_else(|| "too many errors".into())));
             }
             (action @ (Action::Hold | Action::Open | Action::Write), None) => {
@@ -184,9 +195,9 @@ impl Task {
     fn hold(&mut self, frame: Frame) {
         let oldest_ns = frame.dts_ns().saturating_sub(HELD_AUDIO_NS);
         self.held.push_back(frame);
-        while self.held.front().is_some_and(|f| f.dts_ns() < oldest_ns) {
+        while self.held.len() > MAX_HELD || self.held.front().is_some_and(|f| f.dts_ns() < oldest_ns) {
             self.held.pop_front();
-            self.tell(Entry::FrameLost);
+            self.frames_lost += 1;
         }
     }
 
@@ -238,10 +249,18 @@ impl Task {
     }
 
     fn write(&mut self, frame: &Frame, now: Duration) {
-        let Some(part) = &mut self.part else { return };
-        if let Err(e) = part.writer.write(frame) {
-            let file = part.file.path().display().to_string();
-            self.failed(&OpenError::Pipeline { file, source: e }, now);
+        let Some(part) = &mut self.part else {
+            self.frames_lost += 1;
+            return;
+        };
+        match part.writer.write(frame) {
+            Ok(true) => {}
+            Ok(false) => self.frames_lost += 1,
+            Err(source) => {
+                let file = part.file.path().display().to_string();
+                self.frames_lost += 1;
+                self.failed(&OpenError::Pipeline { file, source }, now);
+            }
         }
     }
 
@@ -256,15 +275,23 @@ impl Task {
     }
 
     fn note(&mut self, gap: Gap) {
-        if let Some(part) = &mut self.part {
-            let at_ms = gap.at_ms.saturating_sub(part.base_ns / 1_000_000);
-            part.gaps.push(Gap { at_ms, ..gap.clone() });
-            let at_ms = at_ms + self.closed_ms;
-            self.tell(Entry::Gap(Gap { at_ms, ..gap }));
+        let base_ms = self.part.as_ref().map_or(gap.at_ms, |p| p.base_ns / 1_000_000);
+        let at_ms = gap.at_ms.saturating_sub(base_ms);
+        self.gaps_told += 1;
+        if self.gaps_told > MAX_GAPS {
+            self.frames_lost += gap.frames;
+            return;
         }
+        if let Some(part) = &mut self.part {
+            part.gaps.push(Gap { at_ms, ..gap.clone() });
+        }
+        self.tell(Entry::Gap(Gap { at_ms: at_ms + self.closed_ms, ..gap }));
     }
 
+    /// Closes the part under way, if any. What was held belonged to it, or to parameters that are past.
     fn close(&mut self) {
+        self.frames_lost += self.held.len() as u64;
+        self.held.clear();
         let Some(part) = self.part.take() else { return };
         self.closed_ms += part.writer.span().duration_ms();
         self.tell(Entry::Closed(Box::new(ClosedPart {
@@ -283,7 +310,16 @@ impl Task {
         }
         self.tell(Entry::Ending);
         self.close();
-        self.tell(Entry::Ended { error });
+        self.tell_losses();
+        let trouble = self.last_error.take();
+        self.tell(Entry::Ended { error, trouble });
+    }
+
+    fn tell_losses(&mut self) {
+        if self.frames_lost > 0 {
+            let frames = std::mem::take(&mut self.frames_lost);
+            self.tell(Entry::FramesLost(frames));
+        }
     }
 
     fn tell(&self, entry: Entry) {

@@ -10,6 +10,8 @@ use crate::{
 use gstreamer::{self as gst, prelude::*};
 use std::{path::Path, sync::OnceLock, time::Duration};
 
+/// How much media is written before a transcoded track that has sent nothing is given up for this file.
+const SILENT_TRACK_MS: u64 = 2_000;
 /// How long a muxer may take to write its index.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -22,12 +24,17 @@ pub(super) struct Writer {
     /// In front of the pads of a muxer that blocks.
     queues: Vec<gst::Element>,
     span: Span,
+    /// A write failed: the file has holes and must not pass for a whole one.
+    failed: Option<PipelineError>,
 }
 
 /// One track on its way into the muxer, indexed by its `TrackId`.
 struct Feed {
     pad: gst::Pad,
     counts: TrackCounts,
+    transcoded: bool,
+    /// It was silent for too long and has been ended.
+    ended: bool,
 }
 
 /// What went into one track of a file.
@@ -83,29 +90,52 @@ impl Writer {
             .zip(tracks.iter())
             .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { pipeline, feeds, queues, span: Span::default() })
+        Ok(Self { pipeline, feeds, queues, span: Span::default(), failed: None })
     }
 
-    /// Hands one access unit to the muxer. May block while the disk does.
-    pub fn write(&mut self, frame: &Frame) -> Result<(), PipelineError> {
-        let Some(feed) = self.feeds.get_mut(usize::from(frame.track.0)) else { return Ok(()) };
+    /// Hands one access unit to the muxer; false when its track has been given up. May block while the disk does.
+    pub fn write(&mut self, frame: &Frame) -> Result<bool, PipelineError> {
+        let feed = self.feeds.get_mut(usize::from(frame.track.0)).filter(|f| !f.ended);
+        let Some(feed) = feed else { return Ok(false) };
         if let Err(flow) = feed.pad.push(frame.buffer.clone()) {
             let unknown = || PipelineError::Build(format!("the muxer refused a buffer: {flow}"));
-            return Err(self.pipeline.take_error().unwrap_or_else(unknown));
+            let error = self.pipeline.take_error().unwrap_or_else(unknown);
+            self.failed = Some(error.clone());
+            return Err(error);
         }
         feed.counts.frames += 1;
         feed.counts.keyframes += u64::from(frame.is_key());
         self.span.extend(frame, feed.counts.kind);
-        Ok(())
+        Ok(true)
     }
 
     /// An error that came up behind the muxer's back, if any.
-    pub fn check(&self) -> Result<(), PipelineError> {
+    pub fn check(&mut self) -> Result<(), PipelineError> {
         let waiting = |q: &gst::Element| q.property::<u32>("current-level-bytes");
+        if let Some(error) = self.pipeline.take_error() {
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
         if self.queues.iter().map(waiting).any(|bytes| bytes > MAX_QUEUED_BYTES) {
             return Err(PipelineError::Behind { bytes: MAX_QUEUED_BYTES });
         }
-        self.pipeline.take_error().map_or(Ok(()), Err)
+        self.end_silent_tracks();
+        Ok(())
+    }
+
+    /// What a transcoded track will be is known with its first access unit only; the muxer does not wait for one
+    /// that never comes.
+    fn end_silent_tracks(&mut self) {
+        if self.span.duration_ms() < SILENT_TRACK_MS {
+            return;
+        }
+        for feed in self.feeds.iter_mut().filter(|f| f.transcoded && !f.ended && f.counts.frames == 0) {
+            let codec = feed.counts.track.codec;
+            tracing::warn!(%codec, "a track has sent nothing for {SILENT_TRACK_MS} ms; the file goes on without it");
+            feed.ended = true;
+            // A pad that refuses EOS has an error on the bus, which the next check returns.
+            let _ = feed.pad.push_event(gst::event::Eos::new());
+        }
     }
 
     pub fn span(&self) -> Span {
@@ -118,7 +148,9 @@ impl Writer {
             // A pad that refuses EOS has an error on the bus, which wait_eos returns.
             let _ = feed.pad.push_event(gst::event::Eos::new());
         }
-        let ended = self.pipeline.wait_eos(FINISH_DEADLINE).and(self.pipeline.set_state(gst::State::Null));
+        let failed = self.failed.map_or(Ok(()), Err);
+        let ended = failed.and_then(|()| self.pipeline.wait_eos(FINISH_DEADLINE));
+        let ended = self.pipeline.set_state(gst::State::Null).and(ended);
         let tracks = self.feeds.iter().map(|f| f.counts.clone()).collect();
         (Written { tracks, span: self.span }, ended)
     }
@@ -150,7 +182,7 @@ impl Feed {
             frames: 0,
             keyframes: 0,
         };
-        Ok(Self { pad, counts })
+        Ok(Self { pad, counts, transcoded: plan.elements.is_some(), ended: false })
     }
 }
 

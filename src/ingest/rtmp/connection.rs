@@ -297,11 +297,12 @@ impl<'a> Connection<'a> {
 
     fn unpublish(&mut self, reason: EndReason) {
         let Some(mut feed) = self.feed.take() else { return };
-        let (faults, first) = feed.faults().map_or((0, String::new()), |(n, first)| (n, first.to_string()));
+        let faults = feed.faults();
         feed.finish(reason.clone());
         let stream = feed.publisher().stream();
         let frames = stream.snapshot().frames;
-        tracing::info!(session = %stream.id(), ?reason, frames, faults, first_fault = first, "publish ended");
+        let stream_name = &stream.announce().name;
+        tracing::info!(session = %stream.id(), stream = %stream_name, frames, faults, "publish ended: {reason}");
     }
 
     fn flush(&mut self) {

@@ -23,11 +23,17 @@ pub(super) struct Feed {
     /// Access units not yet handed to the hub.
     batch: Vec<Frame>,
     metadata_size: Option<VideoSize>,
-    first_media: Option<Duration>,
+    first_media: Option<FirstMedia>,
     settled: bool,
-    /// The first message that could not be used; later ones are only counted.
-    first_fault: Option<FlvError>,
+    /// Messages that could not be used.
     faults: u64,
+}
+
+/// When the first access unit came, and its decoding time.
+#[derive(Clone, Copy)]
+struct FirstMedia {
+    at: Duration,
+    dts_ms: u64,
 }
 
 /// The payload of a media message without its tag header, as memory of a `gst::Buffer`.
@@ -52,7 +58,6 @@ impl Feed {
             metadata_size: None,
             first_media: None,
             settled: false,
-            first_fault: None,
             faults: 0,
         }
     }
@@ -100,18 +105,18 @@ impl Feed {
         self.publisher.end(reason);
     }
 
-    /// What could not be used so far: how many messages, and why the first of them.
-    pub fn faults(&self) -> Option<(u64, &FlvError)> {
-        self.first_fault.as_ref().map(|first| (self.faults, first))
+    /// Messages that could not be used so far. Why the first could not was logged.
+    pub fn faults(&self) -> u64 {
+        self.faults
     }
 
     fn used(&mut self, taken: Result<(), FlvError>) -> bool {
         let Err(fault) = taken else { return true };
         self.faults += 1;
-        self.first_fault.get_or_insert_with(|| {
-            tracing::warn!(stream = %self.publisher.stream().announce().name, "a media message is left out: {fault}");
-            fault
-        });
+        if self.faults == 1 {
+            let stream = self.publisher.stream().announce();
+            tracing::warn!(stream = %stream.name, "a media message is left out; more are only counted: {fault}");
+        }
         false
     }
 
@@ -173,8 +178,8 @@ impl Feed {
         payload: Payload,
         now: Duration,
     ) {
-        self.first_media.get_or_insert(now);
         let step = self.timeline.step(track, timestamp_ms, now);
+        self.first_media.get_or_insert(FirstMedia { at: now, dts_ms: step.dts_ms });
         if let Some(gap) = step.jump {
             self.publisher.publish(&mut self.batch);
             self.publisher.gap(gap);
@@ -230,8 +235,9 @@ impl Feed {
             return true;
         }
         let Some(first) = self.first_media else { return false };
-        now.saturating_sub(first) >= SETTLE_WALL
-            || self.batch.last().is_some_and(|f| f.dts_ns() >= SETTLE_MEDIA_MS * 1_000_000)
+        let settled_ns = (first.dts_ms + SETTLE_MEDIA_MS) * 1_000_000;
+        now.saturating_sub(first.at) >= SETTLE_WALL
+            || self.batch.last().is_some_and(|f| f.dts_ns() >= settled_ns)
     }
 }
 
