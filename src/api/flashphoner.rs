@@ -201,16 +201,9 @@ impl StreamFilter {
         ids.is_none_or(|ids| ids.contains(&session.media_session_id))
             && self.name.as_ref().is_none_or(|name| *name == session.name)
             && self.session_id.as_ref().is_none_or(|id| *id == session.session_id)
-            && self.status.as_deref().is_none_or(|word| word == status_word(session.status))
+            && self.status.as_deref().is_none_or(|word| word == session.status.as_str())
             // Every session is a publisher's.
             && self.published.unwrap_or(true)
-    }
-}
-
-fn status_word(status: SessionStatus) -> &'static str {
-    match status {
-        SessionStatus::Pending => "PENDING",
-        SessionStatus::Publishing => "PUBLISHING",
     }
 }
 
@@ -243,7 +236,7 @@ struct Stream {
     published: bool,
     has_video: bool,
     has_audio: bool,
-    status: &'static str,
+    status: SessionStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     audio_codec: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -276,7 +269,7 @@ impl Stream {
             published: true,
             has_video: video.is_some(),
             has_audio: audio.is_some(),
-            status: status_word(session.status),
+            status: session.status,
             audio_codec: audio.map(audio_codec),
             video_codec: video.map(|t| t.codec.to_uppercase()),
             record: session.recording_id.is_some(),

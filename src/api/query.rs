@@ -9,7 +9,6 @@ use chrono::{DateTime, Utc};
 
 /// Items of a page when `limit` is not given.
 const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1_000;
 
 const KNOWN: &str = "room, stream, mediaSessionId, status, from, to, limit, cursor";
 
@@ -63,8 +62,8 @@ fn time(name: &str, value: &str) -> Result<DateTime<Utc>, Problem> {
 
 fn limit(name: &str, value: &str) -> Result<u32, Problem> {
     match value.parse() {
-        Ok(n @ 1..=MAX_LIMIT) => Ok(n),
-        _ => Err(bad(name, &format!("is {}; write a number from 1 to {MAX_LIMIT}", quoted(value)))),
+        Ok(n @ 1..=Filter::MAX_LIMIT) => Ok(n),
+        _ => Err(bad(name, &format!("is {}; write a number from 1 to {}", quoted(value), Filter::MAX_LIMIT))),
     }
 }
 
@@ -100,12 +99,16 @@ mod tests {
         assert_eq!(filter.to.map(|t| t.timestamp()), Some(1_772_409_600));
         assert_eq!((filter.limit, filter.cursor.as_deref()), (7, Some("abc")));
         assert_eq!(parse(&[]).expect("a filter").limit, DEFAULT_LIMIT);
+        for status in [Status::Paused, Status::Recovered] {
+            assert_eq!(parse(&[("status", status.as_str())]).expect("a filter").status, Some(status));
+        }
     }
 
     #[test]
     fn a_bad_value_is_refused_by_its_name() {
         let table = [
             ("mediaSessionId", "x", "`mediaSessionId` is `x`, which is no UUID"),
+            ("status", "Paused", "paused, finalizing, completed, failed, recovered"),
             ("status", "done", "`status` is `done`; write one of starting, recording,"),
             ("from", "yesterday", "`from` is `yesterday`; write an RFC 3339 time"),
             ("to", "2026-03-01T13:00:00 01:00", "%2B"),

@@ -5,7 +5,7 @@ use crate::{
     media::{MediaSessionId, Protocol},
 };
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// One live publisher.
@@ -34,12 +34,26 @@ pub struct Session {
 }
 
 /// Flashphoner's words for a publisher's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionStatus {
     /// Connected; its tracks are not all known yet.
     Pending,
     Publishing,
+}
+
+impl SessionStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SessionStatus::Pending => "PENDING",
+            SessionStatus::Publishing => "PUBLISHING",
+        }
+    }
+}
+
+impl Serialize for SessionStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -103,11 +103,6 @@ impl Deliveries {
         Self { wake, drain, worker: tokio::spawn(worker.run()) }
     }
 
-    /// Something was put in the outbox.
-    pub fn wake(&self) {
-        self.wake.notify_one();
-    }
-
     /// A handle for those who commit parts.
     pub fn waker(&self) -> Waker {
         Waker(self.wake.clone())

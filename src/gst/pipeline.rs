@@ -7,13 +7,7 @@ const STATE_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PipelineError {
     #[error("{element}: {message} ({debug})")]
-    Element {
-        element: String,
-        message: String,
-        debug: String,
-        /// The disk has no room left.
-        no_space: bool,
-    },
+    Element { element: String, message: String, debug: String },
     #[error("the pipeline did not reach {state:?} within {} s", STATE_DEADLINE.as_secs())]
     Frozen { state: gst::State },
     #[error("the pipeline did not finish within {} s", after.as_secs())]
@@ -94,6 +88,5 @@ fn element_error(message: &gst::Message) -> Option<PipelineError> {
         element,
         message: error.error().message().to_owned(),
         debug: error.debug().map(|d| d.to_string()).unwrap_or_default(),
-        no_space: error.error().matches(gst::ResourceError::NoSpaceLeft),
     })
 }

@@ -73,7 +73,7 @@ impl Library {
     }
 
     /// Enters a finished part, adds it to the recording's totals and, with `hook`, puts its hook in the outbox:
-    /// all or nothing. Call `Deliveries::wake` after it.
+    /// all or nothing. Wake the deliveries after it.
     pub async fn commit_part(
         &self,
         id: &RecordingId,
@@ -295,7 +295,7 @@ async fn end_part(
     Ok(())
 }
 
-/// Fills in `parts` of each recording, with one query.
+/// Fills in `parts` and `deliveries` of each recording, with one query.
 pub(super) async fn read_parts(
     connection: &mut SqliteConnection,
     recordings: &mut [Recording],
@@ -303,12 +303,12 @@ pub(super) async fn read_parts(
     if recordings.is_empty() {
         return Ok(());
     }
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM part WHERE recording_id IN (");
+    let mut query = QueryBuilder::<Sqlite>::new(outbox::PARTS_WITH_DELIVERIES);
     let mut ids = query.separated(", ");
     for recording in recordings.iter() {
         ids.push_bind(recording.id.to_string());
     }
-    query.push(") ORDER BY recording_id, number");
+    query.push(") ORDER BY part.recording_id, part.number");
     let rows = query.build().fetch_all(connection).await.map_err(sql("read parts"))?;
 
     let mut by_id: Vec<&mut Recording> = recordings.iter_mut().collect();
@@ -316,7 +316,9 @@ pub(super) async fn read_parts(
     for row in rows {
         let id = id_of(&row, "recording_id")?;
         if let Ok(at) = by_id.binary_search_by_key(&id, |r| r.id) {
-            by_id[at].parts.push(part_of(&row)?);
+            let part = part_of(&row)?;
+            by_id[at].deliveries.extend(outbox::state_of(&row, &part)?);
+            by_id[at].parts.push(part);
         }
     }
     Ok(())
@@ -330,6 +332,7 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, LibraryError> {
     Ok(Recording {
         id: id_of(row, "id")?,
         status: status_of(row)?,
+        degraded: Vec::new(),
         room_name: get(row, "room_name")?,
         room_id: get(row, "room_id")?,
         stream_name: get(row, "stream_name")?,
@@ -345,6 +348,7 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, LibraryError> {
         size: count_of(row, "size")?,
         parts: Vec::new(),
         lost: from_json("lost", get(row, "lost")?)?,
+        deliveries: Vec::new(),
         error: get(row, "error")?,
     })
 }
@@ -364,6 +368,7 @@ fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
         video: video.map(|v| from_json::<VideoPart>("video", v)).transpose()?,
         audio: audio.map(|a| from_json::<AudioPart>("audio", a)).transpose()?,
         hook: hook.map(|h| from_json("hook", h)).transpose()?,
+        poster: None,
         gaps: from_json::<Vec<Gap>>("gaps", get(row, "gaps")?)?,
     })
 }

@@ -1,5 +1,6 @@
 //! The catalog on a real database.
 
+use super::outbox::HELD_ATTEMPTS;
 use super::testing::{library, part, recording, reopen};
 use super::*;
 use crate::media::{Gap, GapKind};
@@ -184,6 +185,30 @@ async fn later_parts_wait_for_earlier_ones_but_not_for_ever() {
 }
 
 #[tokio::test]
+async fn deliveries_tell_how_far_each_hook_is() {
+    use DeliveryState::{Dead, Done, Failed, Pending};
+    let (_dir, library) = library().await;
+    let recording = with_parts(&library, 3).await;
+    library.commit_part(&recording.id, &part(4), None).await.unwrap();
+    let states = async || {
+        let got = library.get(&recording.id).await.unwrap().unwrap();
+        let page = library.list(&filter()).await.unwrap();
+        assert_eq!(page.items, std::slice::from_ref(&got));
+        got.deliveries.iter().map(|d| (d.part, d.state, d.attempts)).collect::<Vec<_>>()
+    };
+    // The fourth part has no hook.
+    assert_eq!(states().await, [(1, Pending, 0), (2, Pending, 0), (3, Pending, 0)]);
+
+    let first = library.outbox_due(Utc::now(), 1).await.unwrap()[0].id;
+    library.outbox_retry(first, &result(1, 1), Utc::now(), Utc::now()).await.unwrap();
+    assert_eq!(states().await, [(1, Failed, 1), (2, Pending, 0), (3, Pending, 0)]);
+    library.outbox_done(first, &result(0, 2)).await.unwrap();
+    let second = library.outbox_due(Utc::now(), 1).await.unwrap()[0].id;
+    library.outbox_give_up(second, &result(1, 7)).await.unwrap();
+    assert_eq!(states().await, [(1, Done, 2), (2, Dead, 7), (3, Pending, 0)]);
+}
+
+#[tokio::test]
 async fn a_row_that_cannot_be_read_does_not_stop_the_others() {
     let (_dir, library) = library().await;
     with_parts(&library, 2).await;
@@ -266,7 +291,7 @@ async fn filters() {
 #[tokio::test]
 async fn bad_pages_are_refused() {
     let (_dir, library) = library().await;
-    for limit in [0, MAX_LIMIT + 1] {
+    for limit in [0, Filter::MAX_LIMIT + 1] {
         let got = library.list(&Filter { limit, ..filter() }).await;
         assert!(matches!(got, Err(LibraryError::Limit(_))), "{limit}");
     }

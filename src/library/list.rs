@@ -7,8 +7,6 @@ use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
 
-/// The most recordings on one page.
-pub const MAX_LIMIT: u32 = 1_000;
 const CURSOR_BYTES: usize = 24;
 
 /// Which recordings, and which page of them. What is `None` does not filter.
@@ -23,10 +21,15 @@ pub struct Filter {
     pub from: Option<DateTime<Utc>>,
     /// Started before this time.
     pub to: Option<DateTime<Utc>>,
-    /// 1 to [`MAX_LIMIT`].
+    /// 1 to [`Filter::MAX_LIMIT`].
     pub limit: u32,
     /// [`Page::next_cursor`] of the page before.
     pub cursor: Option<String>,
+}
+
+impl Filter {
+    /// The most recordings on one page.
+    pub const MAX_LIMIT: u32 = 1_000;
 }
 
 impl Default for Filter {
@@ -59,7 +62,7 @@ impl Library {
     /// together while recordings are added.
     pub async fn list(&self, filter: &Filter) -> Result<Page, LibraryError> {
         const WHAT: &str = "list recordings";
-        if !(1..=MAX_LIMIT).contains(&filter.limit) {
+        if !(1..=Filter::MAX_LIMIT).contains(&filter.limit) {
             return Err(LibraryError::Limit(filter.limit));
         }
         let mut query = select(filter)?;

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// The version this program writes, and the only one it reads.
-pub const MANIFEST_VERSION: u32 = 1;
+const MANIFEST_VERSION: u32 = 1;
 /// Larger files are not read: no manifest of ours comes near it.
 const MAX_MANIFEST_BYTES: u64 = 8 << 20;
 
@@ -35,7 +35,7 @@ pub enum ManifestError {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// Of the format of this file.
     pub version: u32,
     pub recording: Identity,
     #[serde(flatten, serialize_with = "without_hook")]

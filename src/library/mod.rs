@@ -13,11 +13,14 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use list::{Filter, MAX_LIMIT, Page};
-pub use manifest::{Identity, MANIFEST_VERSION, Manifest, ManifestError};
-pub use objects::{AudioPart, HookResult, Lost, Part, Recording, RecordingId, Status, VideoPart};
-pub use outbox::{Delivery, HELD_ATTEMPTS, HookJob, OutboxId};
-pub use storage::{FinishedFile, MAX_NAME_TRIES, PartFile, Storage, StorageError, measure};
+pub use list::{Filter, Page};
+pub use manifest::{Identity, Manifest, ManifestError};
+pub use objects::{
+    AudioPart, DeliveryKind, DeliveryState, HookResult, Lost, Part, PartDelivery, Recording, RecordingId,
+    Status, VideoPart,
+};
+pub use outbox::{Delivery, HookJob, OutboxId};
+pub use storage::{FinishedFile, PartFile, Storage, StorageError};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
@@ -45,7 +48,7 @@ pub enum LibraryError {
     Unknown(RecordingId),
     #[error("recording {id} is {now} and cannot become {wanted}", now = .now.as_str(), wanted = .wanted.as_str())]
     Past { id: RecordingId, now: Status, wanted: Status },
-    #[error("limit is {0}; it can be 1 to {MAX_LIMIT}")]
+    #[error("limit is {0}; it can be 1 to {max}", max = Filter::MAX_LIMIT)]
     Limit(u32),
     #[error("the cursor is not one this server gave out; leave it out to begin with the newest recording")]
     Cursor,

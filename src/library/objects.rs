@@ -27,7 +27,8 @@ impl fmt::Display for RecordingId {
     }
 }
 
-/// Where a recording is in its life. It only moves forward: down this list.
+/// Where a recording is in its life. It only moves forward: down this list. Nothing makes one paused or recovered
+/// yet; the words are known for filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -35,25 +36,38 @@ pub enum Status {
     Starting,
     /// Frames are being written.
     Recording,
+    /// Its file stays open, and frames are left out until it goes on.
+    Paused,
     /// Its end was asked for; the file is being made whole.
     Finalizing,
     /// Every part is whole and under its final name.
     Completed,
     /// It ended with an error; parts that were finished before it stay.
     Failed,
+    /// The daemon died while it was being written; a later start made its files whole.
+    Recovered,
 }
 
 impl Status {
-    pub const ALL: [Status; 5] =
-        [Status::Starting, Status::Recording, Status::Finalizing, Status::Completed, Status::Failed];
+    pub const ALL: [Status; 7] = [
+        Status::Starting,
+        Status::Recording,
+        Status::Paused,
+        Status::Finalizing,
+        Status::Completed,
+        Status::Failed,
+        Status::Recovered,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Starting => "starting",
             Status::Recording => "recording",
+            Status::Paused => "paused",
             Status::Finalizing => "finalizing",
             Status::Completed => "completed",
             Status::Failed => "failed",
+            Status::Recovered => "recovered",
         }
     }
 
@@ -61,9 +75,9 @@ impl Status {
         Self::ALL.into_iter().find(|s| s.as_str() == word)
     }
 
-    /// Completed or failed: nothing more will happen to its files.
+    /// Completed, failed or recovered: nothing more will happen to its files.
     pub fn is_final(self) -> bool {
-        matches!(self, Status::Completed | Status::Failed)
+        matches!(self, Status::Completed | Status::Failed | Status::Recovered)
     }
 }
 
@@ -73,6 +87,9 @@ impl Status {
 pub struct Recording {
     pub id: RecordingId,
     pub status: Status,
+    /// Why it is less than what was asked for. Nothing tells of it yet, and the catalog does not store it.
+    #[serde(default)]
+    pub degraded: Vec<String>,
     pub room_name: String,
     pub room_id: String,
     pub stream_name: String,
@@ -92,6 +109,10 @@ pub struct Recording {
     pub size: u64,
     pub parts: Vec<Part>,
     pub lost: Lost,
+    /// What is to be done with the finished parts and how far it is, in the order of the parts. Read from the
+    /// catalog only; empty where a recording is told as it runs.
+    #[serde(default)]
+    pub deliveries: Vec<PartDelivery>,
     pub error: Option<String>,
 }
 
@@ -126,6 +147,9 @@ pub struct Part {
     pub audio: Option<AudioPart>,
     /// What the hook script did; `None` until it ran.
     pub hook: Option<HookResult>,
+    /// Absolute path of a still picture from it.
+    #[serde(default)]
+    pub poster: Option<PathBuf>,
     /// Gaps within this file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
@@ -162,4 +186,71 @@ pub struct HookResult {
     pub attempts: u32,
     /// Last part of what it printed (stdout and stderr), and how it ended when that was not by exiting.
     pub output: String,
+}
+
+/// One delivery of one part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartDelivery {
+    pub kind: DeliveryKind,
+    /// Number of the part.
+    pub part: u32,
+    pub state: DeliveryState,
+    /// Runs that have ended.
+    pub attempts: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryKind {
+    /// The hook script.
+    Hook,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryState {
+    /// Not tried yet.
+    Pending,
+    Done,
+    /// The last run failed; it is tried again.
+    Failed,
+    /// Given up.
+    Dead,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::library::testing;
+
+    #[test]
+    fn every_status_is_read_back_from_its_word() {
+        for status in Status::ALL {
+            assert_eq!(Status::parse(status.as_str()), Some(status));
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        }
+        assert!(Status::Recovered.is_final() && !Status::Paused.is_final());
+    }
+
+    #[test]
+    fn what_was_written_before_a_field_was_known_is_read() {
+        let mut recording = testing::recording(0);
+        recording.parts = vec![testing::part(1)];
+        let mut json = serde_json::to_value(&recording).unwrap();
+        let part = json["parts"][0].as_object_mut().unwrap();
+        assert_eq!(part.remove("poster"), Some(serde_json::Value::Null));
+        for field in ["degraded", "deliveries"] {
+            assert_eq!(json.as_object_mut().unwrap().remove(field), Some(serde_json::json!([])));
+        }
+        assert_eq!(serde_json::from_value::<Recording>(json).unwrap(), recording);
+    }
+
+    #[test]
+    fn a_delivery_has_the_words_of_the_contract() {
+        let delivery =
+            PartDelivery { kind: DeliveryKind::Hook, part: 2, state: DeliveryState::Dead, attempts: 7 };
+        let json = serde_json::json!({"kind": "hook", "part": 2, "state": "dead", "attempts": 7});
+        assert_eq!(serde_json::to_value(delivery).unwrap(), json);
+    }
 }

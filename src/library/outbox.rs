@@ -1,10 +1,10 @@
 //! The outbox: hooks that are still to run, kept until they succeed or are given up.
 //!
 //! The hooks of one recording run in the order of its parts: a later part is held until each earlier one is
-//! through, or has failed [`HELD_ATTEMPTS`] times, so that one bad file does not keep back the rest for days.
+//! through, or has failed `HELD_ATTEMPTS` times, so that one bad file does not keep back the rest for days.
 
 use super::{
-    HookResult, Library, LibraryError, RecordingId, Status,
+    DeliveryKind, DeliveryState, HookResult, Library, LibraryError, Part, PartDelivery, RecordingId, Status,
     catalog::{count_of, from_json, get, id_of, path_text, session_of, time, to_json},
     sql,
 };
@@ -15,7 +15,7 @@ use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use std::path::PathBuf;
 
 /// After so many failures an entry no longer holds back the later parts of its recording.
-pub const HELD_ATTEMPTS: u32 = 5;
+pub(super) const HELD_ATTEMPTS: u32 = 5;
 
 /// Identity of an entry.
 pub type OutboxId = i64;
@@ -219,6 +219,27 @@ async fn keep_result(
     .fetch_optional(tx)
     .await
     .map_err(sql(what))
+}
+
+/// The parts of some recordings, each with its entry in the outbox, if any; the list of ids follows.
+pub(super) const PARTS_WITH_DELIVERIES: &str = "SELECT part.*, o.state AS delivery_state, o.attempts AS \
+     delivery_attempts FROM part LEFT JOIN outbox o ON o.recording_id = part.recording_id AND o.kind = 'hook' \
+     AND o.part = part.number WHERE part.recording_id IN (";
+
+/// How far the hook of `part` is; `None` when it has none. An entry is taken out when its hook is done, so a result
+/// without an entry is that of a success.
+pub(super) fn state_of(row: &SqliteRow, part: &Part) -> Result<Option<PartDelivery>, LibraryError> {
+    let waiting: Option<String> = get(row, "delivery_state")?;
+    let (state, attempts) = match (waiting.as_deref(), &part.hook) {
+        (None, None) => return Ok(None),
+        (None, Some(hook)) => (DeliveryState::Done, hook.attempts),
+        (Some(state), _) => match (state, get(row, "delivery_attempts")?) {
+            ("dead", attempts) => (DeliveryState::Dead, attempts),
+            (_, 0) => (DeliveryState::Pending, 0),
+            (_, attempts) => (DeliveryState::Failed, attempts),
+        },
+    };
+    Ok(Some(PartDelivery { kind: DeliveryKind::Hook, part: part.number, state, attempts }))
 }
 
 fn delivery_of(row: &SqliteRow) -> Result<Delivery, LibraryError> {

@@ -24,6 +24,7 @@ pub fn recording(second: i64) -> Recording {
     Recording {
         id: RecordingId::random(),
         status: Status::Starting,
+        degraded: Vec::new(),
         room_name: "court".into(),
         room_id: "r-1".into(),
         stream_name: "cam".into(),
@@ -38,6 +39,7 @@ pub fn recording(second: i64) -> Recording {
         size: 0,
         parts: Vec::new(),
         lost: Lost::default(),
+        deliveries: Vec::new(),
         error: None,
     }
 }
@@ -60,6 +62,7 @@ pub fn part(number: u32) -> Part {
         }),
         audio: Some(AudioPart { codec: "aac".into(), rate: Some(48_000), channels: Some(2), frames: 94 }),
         hook: None,
+        poster: None,
         gaps: vec![Gap { kind: GapKind::TimestampJump, at_ms: 7, by_ms: -9, frames: 0 }],
     }
 }

@@ -271,6 +271,7 @@ fn describe(
         video: of(MediaKind::Video).map(video_part),
         audio: of(MediaKind::Audio).map(audio_part),
         hook: None,
+        poster: None,
         gaps: gaps.to_vec(),
     }
 }

@@ -162,6 +162,7 @@ fn new_recording(order: &Order) -> Recording {
     Recording {
         id: RecordingId::random(),
         status: Status::Starting,
+        degraded: Vec::new(),
         room_name: announce.room.to_string(),
         room_id: announce.room.to_string(),
         stream_name: announce.name.to_string(),
@@ -176,6 +177,7 @@ fn new_recording(order: &Order) -> Recording {
         size: 0,
         parts: Vec::new(),
         lost: Lost::default(),
+        deliveries: Vec::new(),
         error: None,
     }
 }

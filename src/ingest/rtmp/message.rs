@@ -172,10 +172,6 @@ impl Outgoing {
         self.user_control(STREAM_BEGIN, stream_id);
     }
 
-    pub fn ping_request(&mut self, time_ms: u32) {
-        self.user_control(PING_REQUEST, time_ms);
-    }
-
     pub fn ping_response(&mut self, time_ms: u32) {
         self.user_control(PING_RESPONSE, time_ms);
     }

@@ -187,11 +187,6 @@ impl Session {
         self.status(stream_id, "error", code, description);
     }
 
-    /// Asks whether the peer is still there; it answers with a message, as all that lives does.
-    pub fn ping(&mut self, time_ms: u32) {
-        self.out.ping_request(time_ms);
-    }
-
     /// Tells a publishing peer that the server ends its stream (kicked, shutting down); send and close then.
     pub fn end_publish(&mut self, description: &str) {
         let State::Publishing { stream_id } = self.state else { return };

@@ -22,7 +22,8 @@ pub struct ChunkReader {
     head_len: usize,
     streams: Vec<ChunkStream>,
     chunk: Option<OpenChunk>,
-    pending_bytes: usize,
+    /// Memory held by unfinished messages.
+    pub(super) pending_bytes: usize,
 }
 
 /// The chunk whose payload is being read.
@@ -101,11 +102,6 @@ impl ChunkReader {
                 _ => return Ok(Some(message)),
             }
         }
-    }
-
-    /// Memory held by unfinished messages.
-    pub fn pending_bytes(&self) -> usize {
-        self.pending_bytes
     }
 
     fn read_header(&mut self, input: &mut &[u8]) -> Result<bool, ChunkError> {

@@ -21,7 +21,7 @@ fn read_in_pieces(bytes: &[u8], sizes: &[usize]) -> Result<Vec<RawMessage>, Chun
             messages.push(message);
         }
         assert!(input.is_empty());
-        assert!(reader.pending_bytes() <= LIMITS.max_pending_bytes);
+        assert!(reader.pending_bytes <= LIMITS.max_pending_bytes);
         rest = after;
         if rest.is_empty() {
             break;
@@ -187,7 +187,7 @@ fn what_is_not_rtmp_is_named() {
 fn lying_lengths_cost_no_memory() {
     let mut reader = ChunkReader::new(LIMITS);
     assert_eq!(reader.next(&mut &type_0(4, [0; 3], 300_000, 9)[..]), Ok(None));
-    assert_eq!(reader.pending_bytes(), 64 << 10);
+    assert_eq!(reader.pending_bytes, 64 << 10);
 
     let begun: Vec<u8> =
         (4..20).flat_map(|csid| join(&[&type_0(csid, [0; 3], 300_000, 9), &[0; 128]])).collect();
