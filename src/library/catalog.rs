@@ -159,72 +159,6 @@ impl Library {
         let [recording] = found;
         Ok(Some(recording))
     }
-
-    /// For the start of the daemon, before anything is recorded: every recording that has not ended is one the
-    /// last daemon left behind. Each is failed, with an error that names the file it was writing and the time
-    /// of that file's last change as its end; answers them.
-    pub async fn interrupted(&self) -> Result<Vec<Recording>, LibraryError> {
-        const WHAT: &str = "look for interrupted recordings";
-        let rows = sqlx::query(
-            "SELECT r.id, r.started_at_ms, w.file FROM recording r LEFT JOIN writing w ON w.recording_id = r.id \
-             WHERE r.status IN ('starting', 'recording', 'finalizing') ORDER BY r.started_at_ms, r.id, w.number",
-        )
-        .fetch_all(self.readers())
-        .await
-        .map_err(sql(WHAT))?;
-
-        let mut left: Vec<LeftBehind> = Vec::new();
-        for row in rows {
-            let id = id_of(&row, "id")?;
-            if left.last().is_none_or(|l| l.id != id) {
-                left.push(LeftBehind { id, ended_at: time_of(&row, "started_at_ms")?, files: Vec::new() });
-            }
-            if let (Some(last), Some(file)) = (left.last_mut(), get::<Option<String>>(&row, "file")?) {
-                last.look_at(file).await;
-            }
-        }
-
-        let mut failed = Vec::with_capacity(left.len());
-        for LeftBehind { id, ended_at, files } in left {
-            let lost = self.get(&id).await?.map(|r| r.lost).unwrap_or_default();
-            self.fail(&id, ended_at, &lost, &interrupted_error(&files)).await?;
-            failed.extend(self.get(&id).await?);
-        }
-        Ok(failed)
-    }
-}
-
-struct LeftBehind {
-    id: RecordingId,
-    ended_at: DateTime<Utc>,
-    /// Files with something in them.
-    files: Vec<String>,
-}
-
-impl LeftBehind {
-    async fn look_at(&mut self, file: String) {
-        let Ok(found) = tokio::fs::metadata(&file).await else { return };
-        if found.len() == 0 {
-            return;
-        }
-        if let Ok(changed) = found.modified() {
-            self.ended_at = self.ended_at.max(changed.into());
-        }
-        self.files.push(file);
-    }
-}
-
-fn interrupted_error(files: &[String]) -> String {
-    match files {
-        [] => {
-            "the daemon ended before this recording was finished; of the part being written nothing is left"
-                .into()
-        }
-        _ => format!(
-            "the daemon ended before this recording was finished; what was written is in {} and plays",
-            files.join(" and ")
-        ),
-    }
 }
 
 async fn advance(
@@ -402,7 +336,7 @@ pub(super) fn time(ms: i64, column: &'static str) -> Result<DateTime<Utc>, Libra
     DateTime::from_timestamp_millis(ms).ok_or_else(|| LibraryError::Value { column, value: ms.to_string() })
 }
 
-fn status_of(row: &SqliteRow) -> Result<Status, LibraryError> {
+pub(super) fn status_of(row: &SqliteRow) -> Result<Status, LibraryError> {
     let value: String = get(row, "status")?;
     Status::parse(&value).ok_or(LibraryError::Value { column: "status", value })
 }

@@ -9,6 +9,7 @@ mod list;
 mod manifest;
 mod objects;
 mod outbox;
+mod recover;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -52,6 +53,8 @@ pub enum LibraryError {
     Limit(u32),
     #[error("the cursor is not one this server gave out; leave it out to begin with the newest recording")]
     Cursor,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 fn sql(what: &'static str) -> impl Fn(sqlx::Error) -> LibraryError {
@@ -136,6 +139,8 @@ fn options(url: &str) -> Result<SqliteConnectOptions, LibraryError> {
 
 #[cfg(test)]
 mod catalog_tests;
+#[cfg(test)]
+mod recover_tests;
 
 #[cfg(test)]
 mod tests {

@@ -15,8 +15,10 @@ use std::{
 };
 use uuid::Uuid;
 
-/// How many names are tried for one file: the plain one, `_2`, `_3` and so on.
-pub const MAX_NAME_TRIES: u32 = 10_000;
+/// The highest number a name is tried with: the plain name is 1, then come `_2`, `_3` and so on.
+pub const MAX_NAME_TRIES: u32 = 1_000_000;
+/// How often one file loses its name to somebody else before it gives up.
+const MAX_RACES: u32 = 100;
 const HASH_BLOCK_BYTES: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +32,7 @@ pub enum StorageError {
     FolderName { path: PathBuf },
     #[error("{name:?} is not a file name")]
     BadName { name: String },
-    #[error(
-        "{MAX_NAME_TRIES} names like {name:?} are taken in {folder}; use a template that makes names differ"
-    )]
+    #[error("no free name like {name:?} was found in {folder}; use a template that makes names differ")]
     AllTaken { name: String, folder: PathBuf },
     #[error("{what} {path}: {source}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
@@ -40,7 +40,7 @@ pub enum StorageError {
     Manifest(#[from] ManifestError),
 }
 
-fn io_error<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StorageError + 'a {
+pub(super) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StorageError + 'a {
     move |source| StorageError::Io { what, path: path.into(), source }
 }
 
@@ -109,25 +109,36 @@ impl Storage {
     /// `names(n)` is the whole file name without extension for try `n`, counting from 1 (the plain name). It
     /// leaves room for the extension and 5 bytes more within the file system's limit. A name is taken when
     /// `NAME.EXT`, `NAME.EXT.part` or `NAME.EXT.json` exists. A name with a `/` in it is refused: no file
-    /// leaves the folder.
+    /// leaves the folder. With `n` names taken it looks at about `2 log2(n)` of them.
     pub fn reserve(&self, names: impl Fn(u32) -> String, ext: &str) -> Result<PartFile, StorageError> {
-        for try_number in 1..=MAX_NAME_TRIES {
+        let is_taken = |n| self.is_taken(&file_name(&names(n), ext)?, None);
+        let mut taken = 0;
+        for _ in 0..MAX_RACES {
+            let Some(try_number) = free_number(taken, is_taken)? else { break };
             let name = file_name(&names(try_number), ext)?;
             let path = self.beside(&name, ".part");
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(io_error("cannot create", &path)(e)),
+            if self.create(&name, &path)? {
+                self.sync_folder()?;
+                return Ok(PartFile { path, name, ext: ext.into(), try_number });
             }
-            // Looked at after the `.part` is ours, so that nobody who asks first can take the name in between.
-            if exists(&self.folder.join(&name))? || exists(&self.beside(&name, ".json"))? {
-                fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
-                continue;
-            }
-            self.sync_folder()?;
-            return Ok(PartFile { path, name, ext: ext.into(), try_number });
+            taken = try_number;
         }
         Err(self.all_taken(names(1)))
+    }
+
+    /// Creates the `.part` of `name`; false, with nothing changed, when the name is taken.
+    fn create(&self, name: &str, path: &Path) -> Result<bool, StorageError> {
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) => return Err(io_error("cannot create", path)(e)),
+        }
+        // Looked at after the `.part` is ours, so that nobody who asks first can take the name in between.
+        let taken = exists(&self.folder.join(name))? || exists(&self.beside(name, ".json"))?;
+        if taken {
+            fs::remove_file(path).map_err(io_error("cannot remove", path))?;
+        }
+        Ok(!taken)
     }
 
     /// Makes a `.part` whose last byte is written the finished file, with its manifest, durably. In this order:
@@ -158,15 +169,23 @@ impl Storage {
         file.sync_all().map_err(io_error("cannot sync", &part.path))?;
         let (size, sha256) = measure(file).map_err(io_error("cannot read", &part.path))?;
 
-        let still_ours = file_name(&names(part.try_number), &part.ext)? == part.name;
-        let reserved = still_ours.then_some(part.try_number);
-        for try_number in reserved.into_iter().chain(1..=MAX_NAME_TRIES) {
+        let is_taken = |n| self.is_taken(&file_name(&names(n), &part.ext)?, Some(&part));
+        let still_ours =
+            file_name(&names(part.try_number), &part.ext)? == part.name && !is_taken(part.try_number)?;
+        let mut reserved = still_ours.then_some(part.try_number);
+        let mut taken = 0;
+        for _ in 0..MAX_RACES {
+            let try_number = match reserved.take() {
+                Some(ours) => ours,
+                None => {
+                    let Some(free) = free_number(taken, is_taken)? else { break };
+                    taken = free;
+                    free
+                }
+            };
             let name = file_name(&names(try_number), &part.ext)?;
             let path = self.folder.join(&name);
             let finished = FinishedFile { file: path, name, size, sha256: sha256.clone() };
-            if self.is_taken(&finished, &part)? {
-                continue;
-            }
             if self.place(&part, &finished, &manifest(&finished))? {
                 self.sync_folder()?;
                 return Ok(finished);
@@ -204,16 +223,17 @@ impl Storage {
         placed
     }
 
-    fn is_taken(&self, finished: &FinishedFile, part: &PartFile) -> Result<bool, StorageError> {
-        let reserved = finished.name != part.name && exists(&self.beside(&finished.name, ".part"))?;
-        Ok(reserved || exists(&finished.file)? || exists(&Manifest::path_of(&finished.file))?)
+    /// Whether there is a trace of `name` that is not the reservation of `ours`.
+    fn is_taken(&self, name: &str, ours: Option<&PartFile>) -> Result<bool, StorageError> {
+        let reserved = ours.is_none_or(|p| p.name != name) && exists(&self.beside(name, ".part"))?;
+        Ok(reserved || exists(&self.folder.join(name))? || exists(&self.beside(name, ".json"))?)
     }
 
     fn beside(&self, name: &str, suffix: &str) -> PathBuf {
         self.folder.join(format!("{name}{suffix}"))
     }
 
-    fn sync_folder(&self) -> Result<(), StorageError> {
+    pub(super) fn sync_folder(&self) -> Result<(), StorageError> {
         File::open(&self.folder)
             .and_then(|folder| folder.sync_all())
             .map_err(io_error("cannot sync", &self.folder))
@@ -241,8 +261,39 @@ fn exists(path: &Path) -> Result<bool, StorageError> {
     }
 }
 
+/// A free number above `taken` and right behind one that is taken (or behind `taken`): not always the lowest.
+///
+/// Looks at the 1st, 2nd, 4th, 8th number and so on until one is free, then halves what lies between.
+fn free_number(
+    mut taken: u32,
+    is_taken: impl Fn(u32) -> Result<bool, StorageError>,
+) -> Result<Option<u32>, StorageError> {
+    let mut step = 1;
+    let mut free = taken + 1;
+    while free <= MAX_NAME_TRIES && is_taken(free)? {
+        if free == MAX_NAME_TRIES {
+            return Ok(None);
+        }
+        taken = free;
+        free = (free + step).min(MAX_NAME_TRIES);
+        step *= 2;
+    }
+    if free > MAX_NAME_TRIES {
+        return Ok(None);
+    }
+    while free - taken > 1 {
+        let middle = taken + (free - taken) / 2;
+        if is_taken(middle)? {
+            taken = middle;
+        } else {
+            free = middle;
+        }
+    }
+    Ok(Some(free))
+}
+
 /// Renames; false, with nothing changed, when `to` exists.
-fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
+pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, rustix::fs::RenameFlags::NOREPLACE) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
@@ -415,6 +466,62 @@ mod tests {
             assert!(matches!(got, Err(StorageError::BadName { .. })), "{stem:?}");
         }
         assert_eq!(storage.reserve(|_| "..".to_owned(), "mp4").unwrap().name(), "...mp4");
+    }
+
+    #[test]
+    fn the_nth_file_of_one_name_costs_little() {
+        let (_dir, storage) = storage();
+        let folder = storage.folder().to_path_buf();
+        let calls = std::cell::Cell::new(0);
+        let counted = |n| {
+            calls.set(calls.get() + 1);
+            numbered("cam")(n)
+        };
+        // With a hole, as a deleted recording leaves it.
+        for n in (1..=5000).filter(|n| *n != 3777) {
+            let traces = [".mp4", ".mp4.part", ".mp4.json"];
+            let name = format!("{}{}", numbered("cam")(n), traces[n as usize % 3]);
+            fs::write(folder.join(name), n.to_string()).unwrap();
+        }
+        let before = listing(&storage).len();
+        for _ in 0..50 {
+            calls.set(0);
+            storage.reserve(counted, "mp4").unwrap();
+            assert!(calls.get() <= 30, "{} names", calls.get());
+        }
+        let other = storage.reserve(numbered("other"), "mp4").unwrap();
+        calls.set(0);
+        storage.finish(other, counted, manifest).unwrap();
+        assert!(calls.get() <= 30, "{} names", calls.get());
+        assert_eq!(listing(&storage).len(), before + 52);
+    }
+
+    #[test]
+    fn a_free_number_is_found() {
+        // First free number, and where the search begins.
+        let cases = [
+            (1, 0),
+            (2, 0),
+            (5, 4),
+            (8, 0),
+            (10_001, 0),
+            (10_001, 9_990),
+            (1_000_000, 0),
+            (1_000_000, 999_999),
+        ];
+        for (free, from) in cases {
+            let looked = std::cell::Cell::new(0);
+            let found = free_number(from, |n| {
+                looked.set(looked.get() + 1);
+                assert!(n > from && n <= MAX_NAME_TRIES);
+                Ok(n < free)
+            });
+            assert_eq!(found.unwrap(), Some(free));
+            assert!(looked.get() <= 42, "{} for {free}", looked.get());
+        }
+        for from in [0, 1, 999_999, 1_000_000] {
+            assert_eq!(free_number(from, |_| Ok(true)).unwrap(), None);
+        }
     }
 
     #[test]

@@ -1,0 +1,181 @@
+//! A daemon that dies between a file and the catalog, on real files and a real database.
+
+use super::testing::{library, part, recording, reopen};
+use super::*;
+use chrono::{DateTime, Utc};
+use std::{fs, path::Path};
+use tempfile::TempDir;
+
+fn hook() -> HookJob {
+    HookJob { script: "/hooks/on_record_hook.sh".into(), status: Status::Completed }
+}
+
+async fn recording_in(library: &Library, status: Status) -> Recording {
+    let recording = recording(0);
+    library.begin(&recording).await.unwrap();
+    library.update_status(&recording.id, status).await.unwrap();
+    recording
+}
+
+/// A part that is noted and has bytes, as the muxer leaves it.
+async fn write_part(library: &Library, of: &Recording, number: u32, stem: &str) -> PartFile {
+    let names = |n| if n == 1 { stem.to_owned() } else { format!("{stem}_{n}") };
+    let file = library.storage().reserve(names, "mp4").unwrap();
+    fs::write(file.path(), "frames").unwrap();
+    library.begin_part(&of.id, number, file.path()).await.unwrap();
+    file
+}
+
+fn describe(file: &FinishedFile, number: u32) -> Part {
+    let FinishedFile { file, name, size, sha256 } = file.clone();
+    Part { file, name, size, sha256, ..part(number) }
+}
+
+/// Makes a part whole, and dies before the catalog knows. It gets another name than its `.part`.
+async fn finish_part(library: &Library, of: &Recording, number: u32, stem: &str) -> Part {
+    let file = write_part(library, of, number, stem).await;
+    let names = |n| format!("{stem}-end{n}");
+    let finished =
+        library.storage().finish(file, names, |f| Manifest::new(Identity::from(of), describe(f, number)));
+    describe(&finished.unwrap(), number)
+}
+
+fn back_to_part(part: &Part, stem: &str, by: fn(&Path, &Path) -> std::io::Result<()>) {
+    by(&part.file, &part.file.with_file_name(format!("{stem}.mp4.part"))).unwrap();
+}
+
+fn changed(file: &Path) -> i64 {
+    DateTime::<Utc>::from(file.metadata().unwrap().modified().unwrap()).timestamp_millis()
+}
+
+async fn due(library: &Library) -> Vec<(RecordingId, u32)> {
+    let due = library.outbox_due(Utc::now(), 100).await.unwrap();
+    assert!(due.iter().all(|d| d.job == hook()));
+    due.iter().map(|d| (d.recording, d.part)).collect()
+}
+
+fn names(dir: &TempDir) -> Vec<String> {
+    let entries = fs::read_dir(dir.path().join("records")).unwrap();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_whole_file_the_catalog_does_not_know_is_entered_and_its_hook_is_due() {
+    type Cut = fn(&Part);
+    let cuts: [(&str, Cut); 3] = [
+        ("before the catalog", |_| {}),
+        ("before the second rename", |p| back_to_part(p, "cam", |from, to| fs::rename(from, to))),
+        ("before the removal of a linked name", |p| {
+            back_to_part(p, "cam", |from, to| fs::hard_link(from, to))
+        }),
+    ];
+    for (cut, make) in cuts {
+        let (dir, library) = library().await;
+        let open = recording_in(&library, Status::Finalizing).await;
+        let part = finish_part(&library, &open, 1, "cam").await;
+        make(&part);
+        library.close().await;
+
+        let next = reopen(&dir).await;
+        let found = next.interrupted(Some(hook())).await.unwrap();
+        let [got] = &found[..] else { panic!("{cut}: {found:?}") };
+        assert_eq!((got.status, &got.error), (Status::Completed, &None), "{cut}");
+        assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed(&part.file), "{cut}");
+        assert_eq!((got.size, got.duration_ms), (6, part.duration_ms), "{cut}");
+        assert_eq!(got.parts, [part], "{cut}");
+        assert_eq!(due(&next).await, [(open.id, 1)], "{cut}");
+        assert_eq!(names(&dir), ["cam-end1.mp4", "cam-end1.mp4.json"], "{cut}");
+
+        let third = reopen(&dir).await;
+        assert!(third.interrupted(Some(hook())).await.unwrap().is_empty(), "{cut}");
+        assert_eq!(due(&third).await, [(open.id, 1)], "{cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_recording_that_misses_something_fails_and_keeps_its_whole_parts() {
+    let (dir, library) = library().await;
+    let open = recording_in(&library, Status::Recording).await;
+    let first = finish_part(&library, &open, 1, "cam").await;
+    let second = finish_part(&library, &open, 2, "cam2").await;
+    let third = write_part(&library, &open, 3, "cam3").await;
+    let live = recording_in(&library, Status::Recording).await;
+    finish_part(&library, &live, 1, "live").await;
+
+    let next = reopen(&dir).await;
+    let found = next.interrupted(Some(hook())).await.unwrap();
+    let of = |id| found.iter().find(|r| r.id == id).unwrap();
+    let error = of(open.id).error.as_deref().unwrap();
+    assert!(error.contains(&format!("is in {} and plays", third.path().display())), "{error}");
+    assert_eq!(of(open.id).status, Status::Failed);
+    assert_eq!(of(open.id).parts, [first, second]);
+    // Its end had not been asked for.
+    assert_eq!(of(live.id).status, Status::Failed);
+    assert!(of(live.id).error.as_deref().unwrap().contains("its finished files are whole"));
+    // The second part waits for the first.
+    let mut due = due(&next).await;
+    due.sort_by_key(|d| d.0 == live.id);
+    assert_eq!(due, [(open.id, 1), (live.id, 1)]);
+    assert!(third.path().exists());
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_between_the_last_part_and_the_end_completes_it() {
+    let (dir, library) = library().await;
+    let open = recording_in(&library, Status::Finalizing).await;
+    let part = finish_part(&library, &open, 1, "cam").await;
+    library.commit_part(&open.id, &part, Some(hook())).await.unwrap();
+    // Nothing is searched for, so a folder that is gone is no error.
+    let next = reopen(&dir).await;
+    fs::remove_dir_all(dir.path().join("records")).unwrap();
+    let found = next.interrupted(Some(hook())).await.unwrap();
+    assert_eq!((found[0].status, found[0].parts.len()), (Status::Completed, 1));
+    assert_eq!(due(&next).await, [(open.id, 1)]);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_left_alone() {
+    type Spoil = fn(&Part);
+    fn manifest(p: &Part) -> std::path::PathBuf {
+        Manifest::path_of(&p.file)
+    }
+    let cases: [(&str, Spoil); 7] = [
+        ("another size", |p| fs::write(&p.file, "frames and more").unwrap()),
+        ("no file", |p| fs::remove_file(&p.file).unwrap()),
+        ("no manifest", |p| fs::remove_file(manifest(p)).unwrap()),
+        ("a manifest that is cut off", |p| fs::write(manifest(p), "{\"version\": 1,").unwrap()),
+        ("a copied manifest", |p| {
+            fs::rename(&p.file, p.file.with_file_name("copy.mp4")).unwrap();
+            fs::rename(manifest(p), p.file.with_file_name("copy.mp4.json")).unwrap();
+        }),
+        ("a folder by that name", |p| {
+            fs::remove_file(&p.file).unwrap();
+            fs::create_dir(&p.file).unwrap();
+        }),
+        ("a .part that somebody else's file keeps from its name", |p| {
+            fs::copy(&p.file, p.file.with_file_name("cam.mp4.part")).unwrap();
+        }),
+    ];
+    for (case, spoil) in cases {
+        let (dir, library) = library().await;
+        let open = recording_in(&library, Status::Finalizing).await;
+        let part = finish_part(&library, &open, 1, "cam").await;
+        spoil(&part);
+        // A good one beside it is found all the same; a FIFO is not waited for.
+        let good = recording_in(&library, Status::Finalizing).await;
+        finish_part(&library, &good, 1, "good").await;
+        let fifo = dir.path().join("records/0.mp4.json");
+        assert!(std::process::Command::new("mkfifo").arg(fifo).status().unwrap().success());
+        let before = names(&dir);
+
+        let next = reopen(&dir).await;
+        let found = next.interrupted(Some(hook())).await.unwrap();
+        let of = |id| found.iter().find(|r| r.id == id).unwrap();
+        assert_eq!((of(open.id).status, of(open.id).parts.len()), (Status::Failed, 0), "{case}");
+        assert_eq!((of(good.id).status, of(good.id).parts.len()), (Status::Completed, 1), "{case}");
+        assert_eq!(due(&next).await, [(good.id, 1)], "{case}");
+        assert_eq!(names(&dir), before, "{case}");
+    }
+}
