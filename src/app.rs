@@ -10,7 +10,7 @@ use crate::{
     gst,
     hub::{Hub, Publishing},
     ingest::rtmp::{RtmpLimits, RtmpServer},
-    library::{Library, LibraryError, Storage, StorageError},
+    library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::Recorder,
 };
 use std::{
@@ -99,9 +99,11 @@ impl App {
 
         let storage = Storage::open(&config.paths.records)?;
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
-        for recording in library.interrupted().await? {
-            let error = recording.error.unwrap_or_default();
-            tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {error}");
+        let hook = first.policy.hook_in(&config.paths.hooks);
+        let hook = hook.map(|script| HookJob { script, status: Status::Completed });
+        for recording in library.interrupted(hook).await? {
+            let outcome = recording.error.unwrap_or_else(|| "its files were whole".into());
+            tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {outcome}");
         }
         let hooks = HookSettings {
             timeout: config.limits.hook_timeout,

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     library::{
-        AudioPart, FinishedFile, HookJob, Identity, Library, LibraryError, Manifest, Part, PartFile,
-        Recording, Status, VideoPart,
+        AudioPart, DeliveryKind, DeliveryState, FinishedFile, HookJob, Identity, Library, LibraryError,
+        Manifest, Part, PartFile, Recording, Status, VideoPart,
     },
     media::{Gap, MediaKind},
 };
@@ -157,6 +157,12 @@ impl Books {
             log_failure(&recording, "drop a part of", self.library.discard_part(&recording.id, number).await);
             return Ok(());
         };
+        let delivery = self.hook.as_ref().map(|_| PartDelivery {
+            kind: DeliveryKind::Hook,
+            part: part.number,
+            state: DeliveryState::Pending,
+            attempts: 0,
+        });
         let hook = self.hook.clone().map(|script| HookJob { script, status: Status::Completed });
         let committed = self.commit(&recording, &part, hook).await;
         tracing::info!(recording = %recording.id, file = %part.file.display(), size = part.size, "finished");
@@ -170,6 +176,7 @@ impl Books {
         committed.map_err(|e| {
             format!("{} is finished, but the catalog does not know: {e}", part.file.display())
         })?;
+        self.change(|r| r.deliveries.extend(delivery));
         (self.on_commit)();
         Ok(())
     }
