@@ -8,7 +8,7 @@ use super::{
 use crate::{
     library::{
         AudioPart, DeliveryKind, DeliveryState, FinishedFile, HookJob, Identity, Library, LibraryError,
-        Manifest, Part, PartFile, Recording, Status, VideoPart,
+        Manifest, Part, PartDelivery, PartFile, Recording, Status, VideoPart,
     },
     media::{Gap, MediaKind},
 };
