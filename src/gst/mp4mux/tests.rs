@@ -519,27 +519,3 @@ fn millisecond_stamps_of_aac_are_evened_out() {
     let odd: Vec<_> = track.index.durations.iter().filter(|d| *d != 1024).collect();
     assert!(odd.len() <= 2 && odd.iter().any(|d| *d > 10_000), "{odd:?}");
 }
-
-/// Prints what one access unit costs; run it in a release build:
-/// `cargo test --release --lib mp4mux::tests::cost -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_an_access_unit() {
-    let bench = Bench::new(&["video_%u", "audio_%u"]);
-    assert!(bench.start(0, VP9_CAPS) && bench.start(1, AAC_CAPS));
-    const UNITS: u64 = 1_000_000;
-    let make = |number: u64| {
-        let mut buffer = gst::Buffer::from_slice([0u8; 100]);
-        buffer.get_mut().expect("sole owner").set_pts(gst::ClockTime::from_mseconds(number * 20));
-        buffer
-    };
-    let started = std::time::Instant::now();
-    (0..UNITS).for_each(|n| drop(std::hint::black_box(make(n))));
-    let making = started.elapsed();
-    let started = std::time::Instant::now();
-    for number in 0..UNITS {
-        bench.pads[(number % 2) as usize].chain(make(number)).expect("taken");
-    }
-    let all = started.elapsed();
-    println!("{} ns per access unit", (all - making).as_nanos() as u64 / UNITS);
-}
