@@ -248,6 +248,27 @@ fn a_clock_that_wraps_or_jumps_keeps_every_frame() {
     }
 }
 
+/// What a transcoded track will be is known with its first access unit only. An announced one that never came held
+/// the file back for 10 s and then failed it, three times, and with that the recording.
+#[test]
+fn a_track_that_never_speaks_does_not_hold_up_the_pictures() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let flv = flv();
+    let mut client = client(&daemon, "muted");
+    client.send_video(0, flv.video_header.as_deref().expect("avcC")).expect("sent");
+    let opus_head = b"OpusHead\x01\x01\x38\x01\x80\xbb\0\0\0\0\0";
+    client.send_audio(0, &[b"\x90Opus", &opus_head[..]].concat()).expect("sent");
+    let timeline = flv.timeline(3 * SOURCE);
+    let pictures: Vec<_> = timeline.iter().filter(|due| due.kind == Kind::Video).collect();
+    for due in &pictures {
+        client.send_video(due.timestamp_ms, due.payload).expect("sent");
+    }
+    client.unpublish().expect("a good end");
+    let recording = daemon.completed("muted");
+    assert_whole(&file_of(&recording), (pictures.len(), 0));
+}
+
 #[test]
 fn a_connection_reset_keeps_every_frame_that_arrived() {
     let house = House::new(RECORD_ALL, "");

@@ -24,6 +24,8 @@ pub(super) struct Writer {
     /// In front of the pads of a muxer that blocks.
     queues: Vec<gst::Element>,
     span: Span,
+    /// The tracks that had sent nothing in the beginning have been given up.
+    silence_ended: bool,
     /// A write failed: the file has holes and must not pass for a whole one.
     failed: Option<PipelineError>,
 }
@@ -90,7 +92,7 @@ impl Writer {
             .zip(tracks.iter())
             .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { pipeline, feeds, queues, span: Span::default(), failed: None })
+        Ok(Self { pipeline, feeds, queues, span: Span::default(), silence_ended: false, failed: None })
     }
 
     /// Hands one access unit to the muxer; false when its track has been given up. May block while the disk does.
@@ -106,6 +108,7 @@ impl Writer {
         feed.counts.frames += 1;
         feed.counts.keyframes += u64::from(frame.is_key());
         self.span.extend(frame, feed.counts.kind);
+        self.end_silent_tracks();
         Ok(true)
     }
 
@@ -119,16 +122,16 @@ impl Writer {
         if self.queues.iter().map(waiting).any(|bytes| bytes > MAX_QUEUED_BYTES) {
             return Err(PipelineError::Behind { bytes: MAX_QUEUED_BYTES });
         }
-        self.end_silent_tracks();
         Ok(())
     }
 
     /// What a transcoded track will be is known with its first access unit only; the muxer does not wait for one
     /// that never comes.
     fn end_silent_tracks(&mut self) {
-        if self.span.duration_ms() < SILENT_TRACK_MS {
+        if self.silence_ended || self.span.duration_ms() < SILENT_TRACK_MS {
             return;
         }
+        self.silence_ended = true;
         for feed in self.feeds.iter_mut().filter(|f| f.transcoded && !f.ended && f.counts.frames == 0) {
             let codec = feed.counts.track.codec;
             tracing::warn!(%codec, "a track has sent nothing for {SILENT_TRACK_MS} ms; the file goes on without it");
