@@ -235,3 +235,45 @@ fn sigterm_finishes_recordings_and_hooks_and_exits_with_0() {
     let daemon = house.start(REELD);
     assert_eq!(file_of(&daemon.completed("cam")), fs::canonicalize(file).expect("the file"));
 }
+
+#[test]
+fn a_second_sigterm_ends_it_now_and_its_hook_runs_at_the_next_start() {
+    let house = House::new(RECORD_ALL, "");
+    house.hook("#!/bin/bash\ntouch \"${0%/*}/at-work\"\n[ -e \"${0%/*}/let-go\" ] || exec sleep 60\n");
+    let mut daemon = house.start(REELD);
+    record(&daemon, "cam");
+    wait_until("the hook is at work", SOON, || house.path("hooks/at-work").exists());
+    daemon.signal(Signal::TERM);
+    wait_until("the end has begun", SOON, || daemon.log().contains("ending:"));
+    assert_eq!(daemon.terminate().code(), Some(1));
+
+    fs::write(house.path("hooks/let-go"), "").expect("a file");
+    let daemon = house.start(REELD);
+    wait_until("the hook is done", SOON, || {
+        daemon.recordings("cam").iter().any(|r| r["parts"][0]["hook"]["exit"] == 0)
+    });
+}
+
+/// A second daemon on one state folder declared the first one's live recordings failed.
+#[test]
+fn a_state_folder_belongs_to_one_daemon() {
+    let house = House::new(RECORD_ALL, "");
+    let first = house.start(REELD);
+    let mut second = Command::new("timeout");
+    second.args(["10", REELD, "serve", "--config"]).arg(house.path("reeld.toml"));
+    let output = second.output().expect("reeld serve");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("another reeld runs with"), "{said}");
+    first.request("GET", "/healthz", b"").expect(200);
+}
+
+#[test]
+fn it_is_not_ready_without_a_folder_to_record_to() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    daemon.request("GET", "/readyz", b"").expect(200);
+    fs::remove_dir(house.path("records")).expect("an empty folder");
+    let answer = daemon.request("GET", "/readyz", b"").expect(503);
+    assert!(answer.json().to_string().contains("records folder"), "{:?}", answer.json());
+}
