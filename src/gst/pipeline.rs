@@ -8,6 +8,8 @@ const STATE_DEADLINE: Duration = Duration::from_secs(10);
 pub enum PipelineError {
     #[error("{element}: {message} ({debug})")]
     Element { element: String, message: String, debug: String },
+    #[error("the disk is full")]
+    DiskFull,
     #[error("the pipeline did not reach {state:?} within {} s", STATE_DEADLINE.as_secs())]
     Frozen { state: gst::State },
     #[error("the pipeline did not finish within {} s", after.as_secs())]
@@ -83,6 +85,9 @@ impl Drop for Pipeline {
 
 fn element_error(message: &gst::Message) -> Option<PipelineError> {
     let gst::MessageView::Error(error) = message.view() else { return None };
+    if error.error().matches(gst::ResourceError::NoSpaceLeft) {
+        return Some(PipelineError::DiskFull);
+    }
     let element = error.src().map_or_else(|| "pipeline".into(), |s| s.name().to_string());
     Some(PipelineError::Element {
         element,

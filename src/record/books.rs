@@ -109,10 +109,14 @@ impl Books {
                     r.lost.gaps.push(gap.clone());
                 }),
                 Entry::Ending => self.advance(Status::Finalizing).await,
-                Entry::Closed(part) => error = self.finish_part(*part).await.err().or(error),
+                Entry::Closed(part) => {
+                    let failed = self.finish_part(*part).await.err();
+                    // The first error names the file that holds the most.
+                    error = error.or(failed);
+                }
                 Entry::Ended { error: last, trouble } => {
                     let without_file = self.progress.borrow().recording.parts.is_empty();
-                    error = last.or(error).or(trouble.filter(|_| without_file));
+                    error = error.or(last).or(trouble.filter(|_| without_file));
                     break;
                 }
             }
@@ -238,10 +242,8 @@ fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Resu
     let ClosedPart { writer, file, names, number, started_at, gaps } = part;
     let path = file.path().to_owned();
     let failed = |e: &dyn std::fmt::Display| {
-        format!(
-            "{} could not be finished and stays as it is, playable up to its last fragment: {e}",
-            path.display()
-        )
+        let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
+        format!("{} could not be finished; the {bytes} bytes in it stay as they are: {e}", path.display())
     };
     let (written, muxed) = writer.finish();
     let empty = std::fs::metadata(file.path()).is_ok_and(|m| m.len() == 0);
