@@ -6,7 +6,7 @@ use crate::library::RecordingId;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -28,7 +28,7 @@ enum Command {
 
 pub(super) struct Pool {
     threads: Vec<Thread>,
-    handles: Mutex<Vec<JoinHandle<()>>>,
+    handles: Vec<JoinHandle<()>>,
 }
 
 struct Thread {
@@ -64,7 +64,7 @@ impl Pool {
             handles.push(std::thread::Builder::new().name(format!("writer-{n}")).spawn(run)?);
             threads.push(Thread { commands, tasks });
         }
-        Ok(Self { threads, handles: Mutex::new(handles) })
+        Ok(Self { threads, handles })
     }
 
     /// Gives the task to the thread with the fewest.
@@ -90,7 +90,7 @@ impl Drop for Pool {
         for thread in &self.threads {
             let _ = thread.commands.send(Command::Quit);
         }
-        for handle in self.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for handle in self.handles.drain(..) {
             // A panic of a writer thread was printed when it happened.
             let _ = handle.join();
         }
@@ -103,14 +103,19 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
     // How many of the tasks that `counter` holds have been received and are not yet taken off it.
     let mut counted = 0;
     let mut next_tick = started + TICK;
+    let now = || started.elapsed();
     loop {
+        // Before the commands, however many there are: calls to the API hold up no recording.
+        if Instant::now() >= next_tick {
+            tasks.retain_mut(|task| guarded(task, |task| task.poll(now())));
+            next_tick = Instant::now() + TICK;
+        }
         let timeout = if tasks.is_empty() {
             // Nothing to write: sleep until told.
             Duration::from_secs(3600)
         } else {
             next_tick.saturating_duration_since(Instant::now())
         };
-        let now = || started.elapsed();
         match commands.recv_timeout(timeout) {
             Ok(Command::Attach(mut task)) => {
                 counted += 1;
@@ -124,10 +129,7 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
             }),
             Ok(Command::Poll(id)) => with(&mut tasks, id, |task| task.poll(now())),
             Ok(Command::Quit) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
-                tasks.retain_mut(|task| guarded(task, |task| task.poll(now())));
-                next_tick = Instant::now() + TICK;
-            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
         counter.fetch_sub(counted - tasks.len(), Ordering::Relaxed);
         counted = tasks.len();

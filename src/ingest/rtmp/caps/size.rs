@@ -46,7 +46,7 @@ pub(super) fn h265_sps(hvcc: &[u8]) -> Option<&[u8]> {
 
 /// Reads a sequence parameter set (ITU-T H.265, 7.3.2.2.1) up to its conformance window.
 pub(super) fn of_h265_sps(sps: &[u8]) -> Option<VideoSize> {
-    const NAL_HEADER_BYTES: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+    const NAL_HEADER_BYTES: NonZeroUsize = NonZeroUsize::new(2).expect("2 is not 0");
     let mut bits = BitReader::new(ByteReader::skipping_bytes(sps, NAL_HEADER_BYTES));
     let window = h265_window(&mut bits).ok()?;
     let cropped = |pixels: u32, before: u32, after: u32, unit: u32| {
