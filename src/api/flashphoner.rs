@@ -260,6 +260,8 @@ impl Stream {
         let audio = session.tracks.iter().find(|t| t.kind == "audio");
         let (app_key, media_provider) = match session.protocol {
             Protocol::Rtmp => ("flashStreamingApp", "Flash"),
+            Protocol::Rtsp => ("rtspApp", "Flash"),
+            Protocol::Webrtc => ("defaultApp", "WebRTC"),
         };
         Self {
             app_key,

@@ -1,6 +1,7 @@
 //! `reeld.toml`: where the daemon listens, where it keeps things, and its limits.
 
 use super::toml_keys::{Known, Settings, count, duration, size, text};
+use super::ways_in::{self, SOURCE_KEYS, SourceConfig, SourceRules, TLS_KEYS, Tls, WEBRTC_KEYS, Webrtc};
 use super::{Loaded, Problem, outcome, quoted, read_file};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
@@ -8,9 +9,12 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 const KNOWN: &Known = &[
-    ("listen", &["http", "rtmp"]),
+    ("listen", &["http", "rtmp", "rtmps", "rtsp"]),
     ("paths", &["records", "hooks", "pipelines", "state"]),
     ("policy", &["file"]),
+    ("webrtc", WEBRTC_KEYS),
+    ("tls", TLS_KEYS),
+    ("source[]", SOURCE_KEYS),
     ("database", &["url"]),
     (
         "limits",
@@ -23,6 +27,9 @@ const KNOWN: &Known = &[
             "max_connections",
             "max_message_size",
             "recorder_queue",
+            "connect_timeout",
+            "max_sources",
+            "allow_sources",
         ],
     ),
 ];
@@ -43,6 +50,12 @@ pub struct DaemonConfig {
     /// The SQLite file of the catalog.
     pub catalog_file: PathBuf,
     pub limits: Limits,
+    pub webrtc: Webrtc,
+    /// For RTMPS.
+    pub tls: Option<Tls>,
+    /// Streams that are pulled from the start on.
+    pub sources: Vec<SourceConfig>,
+    pub allow_sources: SourceRules,
 }
 
 /// Port 0 picks a free port.
@@ -50,6 +63,9 @@ pub struct DaemonConfig {
 pub struct Listen {
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
+    /// RTMP over TLS; `None`: not offered.
+    pub rtmps: Option<SocketAddr>,
+    pub rtsp: SocketAddr,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,18 +88,22 @@ pub struct Limits {
     pub hook_timeout: Duration,
     /// Hook scripts that run at the same time.
     pub hook_concurrency: usize,
-    /// RTMP connections at the same time.
+    /// RTMP and RTSP connections and WHIP sessions at the same time, each counted for itself.
     pub max_connections: usize,
     /// Largest RTMP message, bytes.
     pub max_message_bytes: u64,
     /// Bytes a recorder may fall behind its stream.
     pub recorder_queue_bytes: u64,
+    /// Time a WebRTC publisher has from its offer to its first packet, and a pulled source from connect to PLAY.
+    pub connect_timeout: Duration,
+    /// Pulled sources at the same time.
+    pub max_sources: usize,
 }
 
 impl Default for Listen {
     fn default() -> Self {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { http: at(9091), rtmp: at(1935) }
+        Self { http: at(9091), rtmp: at(1935), rtmps: None, rtsp: at(8554) }
     }
 }
 
@@ -98,6 +118,8 @@ impl Default for Limits {
             max_connections: 1000,
             max_message_bytes: 8 * MIB,
             recorder_queue_bytes: 32 * MIB,
+            connect_timeout: 15 * SECOND,
+            max_sources: 1000,
         }
     }
 }
@@ -150,6 +172,10 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         listen: Listen {
             http: settings.get("listen", "http", listen.http, |v| address(v, listen.http)),
             rtmp: settings.get("listen", "rtmp", listen.rtmp, |v| address(v, listen.rtmp)),
+            rtmps: settings.get("listen", "rtmps", None, |v| {
+                address(v, SocketAddr::from((Ipv4Addr::LOCALHOST, 443))).map(Some)
+            }),
+            rtsp: settings.get("listen", "rtsp", listen.rtsp, |v| address(v, listen.rtsp)),
         },
         catalog_file: settings
             .get("database", "url", None, |v| database(v).map(|file| file.map(|f| at(base, &f))))
@@ -157,6 +183,10 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         paths,
         policy_file,
         limits: limits(settings),
+        webrtc: ways_in::webrtc(settings),
+        tls: ways_in::tls(settings, base),
+        sources: ways_in::sources(settings),
+        allow_sources: ways_in::allow_sources(settings),
     }
 }
 
@@ -168,9 +198,11 @@ fn limits(settings: &mut Settings) -> Limits {
         time("handshake_timeout", default.handshake_timeout, Duration::from_millis(100)..=60 * SECOND);
     let shutdown_timeout = time("shutdown_timeout", default.shutdown_timeout, SECOND..=HOUR);
     let hook_timeout = time("hook_timeout", default.hook_timeout, SECOND..=24 * HOUR);
+    let connect_timeout = time("connect_timeout", default.connect_timeout, SECOND..=5 * 60 * SECOND);
     let mut number = |key, default, range| settings.get("limits", key, default, |v| count(v, range));
     let hook_concurrency = number("hook_concurrency", default.hook_concurrency, 1..=256);
     let max_connections = number("max_connections", default.max_connections, 1..=100_000);
+    let max_sources = number("max_sources", default.max_sources, 0..=100_000);
     let mut bytes = |key, default, range| settings.get("limits", key, default, |v| size(v, range));
     Limits {
         publisher_timeout,
@@ -181,16 +213,27 @@ fn limits(settings: &mut Settings) -> Limits {
         max_connections,
         // The length of an RTMP message is a 24-bit field (RTMP 1.0 §5.3.1).
         max_message_bytes: bytes("max_message_size", default.max_message_bytes, 64 * KIB..=16 * MIB),
+        connect_timeout,
+        max_sources,
         recorder_queue_bytes: bytes("recorder_queue", default.recorder_queue_bytes, MIB..=4 * GIB),
     }
 }
 
 /// What each value allows and two together do not.
 fn cross_check(settings: &mut Settings, config: &DaemonConfig) {
-    let Listen { http, rtmp } = config.listen;
-    if http == rtmp && http.port() != 0 {
-        let line = settings.line_of("listen", "http").max(settings.line_of("listen", "rtmp"));
-        settings.error(line, format!("http and rtmp both listen on {http}; give one of them another port"));
+    let Listen { http, rtmp, rtmps, rtsp } = config.listen;
+    let listeners = [("http", Some(http)), ("rtmp", Some(rtmp)), ("rtmps", rtmps), ("rtsp", Some(rtsp))];
+    for (n, (one, address)) in listeners.iter().enumerate() {
+        let Some(address) = address.filter(|a| a.port() != 0) else { continue };
+        for (other, _) in listeners[n + 1..].iter().filter(|(_, b)| *b == Some(address)) {
+            let line = settings.line_of("listen", one).max(settings.line_of("listen", other));
+            let what = format!("{one} and {other} both listen on {address}; give one of them another port");
+            settings.error(line, what);
+        }
+    }
+    if rtmps.is_some() && config.tls.is_none() {
+        let line = settings.line_of("listen", "rtmps");
+        settings.error(line, "rtmps needs a certificate; write [tls] with certificate and key".into());
     }
     let Limits { max_message_bytes, recorder_queue_bytes, .. } = config.limits;
     if recorder_queue_bytes < max_message_bytes {
@@ -243,7 +286,7 @@ fn database(value: &DeValue) -> Result<Option<String>, String> {
 }
 
 /// `path` seen from `base`, without `.` and `..`.
-fn at(base: &Path, path: &str) -> PathBuf {
+pub(super) fn at(base: &Path, path: &str) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in base.join(path).components() {
         match component {

@@ -9,12 +9,14 @@ mod policy;
 mod properties;
 mod toml_keys;
 mod watch;
+mod ways_in;
 
 pub use daemon::{DaemonConfig, Limits, Listen, Paths};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
 pub use watch::{WatchError, Watcher, watch};
+pub use ways_in::{HostRule, SourceConfig, SourceRules, Tls, Transport, Webrtc};
 
 use std::fmt;
 use std::io::Read;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
-/// Sections with their keys.
+/// Sections with their keys. A section whose name ends in `[]` is written `[[name]]`, once per item; the key
+/// of its item `n` is read from section `name[n]`.
 pub(super) type Known = [(&'static str, &'static [&'static str])];
 
 /// A value and where it is written.
@@ -17,11 +18,18 @@ struct Entry<'t> {
     line: usize,
 }
 
+/// One `[[name]]`.
+struct Item {
+    section: String,
+    line: usize,
+}
+
 /// The settings of one file, and what is wrong with it so far.
 pub(super) struct Settings<'t> {
     file: &'t Path,
     text: &'t str,
     entries: Vec<Entry<'t>>,
+    items: Vec<Item>,
     pub problems: Vec<Problem>,
 }
 
@@ -29,7 +37,7 @@ impl<'t> Settings<'t> {
     /// Reads `text`: syntax errors and keys outside `known` become problems.
     pub fn parse(text: &'t str, file: &'t Path, known: &Known) -> Self {
         let (root, errors) = DeTable::parse_recoverable(text);
-        let mut settings = Self { file, text, entries: Vec::new(), problems: Vec::new() };
+        let mut settings = Self { file, text, entries: Vec::new(), items: Vec::new(), problems: Vec::new() };
         for e in errors {
             let line = e.span().map_or(0, |span| settings.line(&span));
             settings.error(line, e.message().to_owned());
@@ -42,6 +50,10 @@ impl<'t> Settings<'t> {
     }
 
     fn section(&mut self, name: String, value: DeValue<'t>, line: usize, known: &Known) {
+        let items = known.iter().find(|(section, _)| section.strip_suffix("[]") == Some(&name));
+        if let Some((_, keys)) = items {
+            return self.items(&name, value, line, keys);
+        }
         let Some((_, keys)) = known.iter().find(|(section, _)| *section == name) else {
             let owner = known.iter().find(|(_, keys)| keys.contains(&name.as_str()));
             return match (owner, &value) {
@@ -54,16 +66,40 @@ impl<'t> Settings<'t> {
         let DeValue::Table(table) = value else {
             return self.error(line, format!("{name} is a section; write [{name}] on a line of its own"));
         };
+        self.keys(&name, &format!("[{name}]"), table, keys);
+    }
+
+    fn items(&mut self, name: &str, value: DeValue<'t>, line: usize, keys: &'static [&'static str]) {
+        let remedy = format!("{name} is a list of sections; write [[{name}]] on a line of its own for each");
+        let DeValue::Array(items) = value else { return self.error(line, remedy) };
+        for (n, item) in items.into_iter().enumerate() {
+            let line = self.line(&item.span());
+            let DeValue::Table(table) = item.into_inner() else { return self.error(line, remedy) };
+            self.items.push(Item { section: format!("{name}[{n}]"), line });
+            self.keys(&format!("{name}[{n}]"), &format!("[[{name}]]"), table, keys);
+        }
+    }
+
+    fn keys(&mut self, section: &str, written: &str, table: DeTable<'t>, keys: &'static [&'static str]) {
         for (key, value) in table {
             let line = self.line(&key.span());
             let key = key.into_inner().into_owned();
             match keys.contains(&key.as_str()) {
-                true => {
-                    self.entries.push(Entry { section: name.clone(), key, value: value.into_inner(), line })
-                }
-                false => self.unknown(line, &format!("key in [{name}]"), &key, keys.iter().copied()),
+                true => self.entries.push(Entry {
+                    section: section.to_owned(),
+                    key,
+                    value: value.into_inner(),
+                    line,
+                }),
+                false => self.unknown(line, &format!("key in {written}"), &key, keys.iter().copied()),
             }
         }
+    }
+
+    /// The sections `name[0]`, `name[1]` … of a list, with the line each begins on.
+    pub fn list(&self, name: &str) -> Vec<(String, usize)> {
+        let of = |i: &&Item| i.section.split_once('[').is_some_and(|(list, _)| list == name);
+        self.items.iter().filter(of).map(|i| (i.section.clone(), i.line)).collect()
     }
 
     fn unknown(
@@ -130,6 +166,28 @@ pub(super) fn text(value: &DeValue, example: &str) -> Result<String, String> {
         true => Err(format!("{} holds a control character; remove it", quoted(text))),
         false => Ok(text.to_owned()),
     }
+}
+
+/// A list of texts, each read by `read`.
+pub(super) fn list<T>(
+    value: &DeValue,
+    example: &str,
+    read: impl Fn(&DeValue) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
+    let Some(items) = value.as_array() else {
+        return Err(format!(
+            "expected a list, found {}; write for example [\"{example}\"]",
+            value.type_str()
+        ));
+    };
+    items.iter().map(|item| read(item.get_ref())).collect()
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
+    value
+        .as_bool()
+        .ok_or_else(|| format!("expected true or false without quotes, found {}", value.type_str()))
 }
 
 /// A duration like `"10s"`, `"500ms"`, `"2m"` or `"1h"`.

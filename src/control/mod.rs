@@ -8,7 +8,7 @@ pub use objects::*;
 pub use rules::Rules;
 
 use crate::{
-    config::NameTemplate,
+    config::{NameTemplate, WebrtcRecording},
     hub::{Hub, Publishing, Stream, Subscriber},
     library::{Library, LibraryError},
     media::{MediaSessionId, Protocol, Track},
@@ -132,8 +132,12 @@ impl Control {
         let rules = self.rules();
         let by_policy = match stream.announce().protocol {
             Protocol::Rtmp => rules.policy.record_rtmp_streams,
+            Protocol::Rtsp => rules.policy.record_rtsp_streams,
+            Protocol::Webrtc => rules.policy.record_webrtc_streams == WebrtcRecording::Always,
         };
-        let wanted = rules.policy.record_streams && (by_policy || stream.announce().record);
+        let never = stream.announce().protocol == Protocol::Webrtc
+            && rules.policy.record_webrtc_streams == WebrtcRecording::Never;
+        let wanted = rules.policy.record_streams && !never && (by_policy || stream.announce().record);
         if wanted {
             // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
             self.begin(&mut self.active(), stream, from_start, &rules);
@@ -369,7 +373,7 @@ impl Control {
             tracks: now.tracks.iter().map(describe_track).collect(),
             bitrate: now.bytes.saturating_mul(8_000) / lived_ms,
             frames: now.frames,
-            lost: 0,
+            lost: now.packets_lost,
             created_at: stream.created_at(),
             recording_id: recording.map(|a| a.running.id()),
         }

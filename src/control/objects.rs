@@ -26,7 +26,7 @@ pub struct Session {
     pub bitrate: u64,
     /// Access units received.
     pub frames: u64,
-    /// Access units known to be lost before the recorder.
+    /// Packets that never came.
     pub lost: u64,
     pub created_at: DateTime<Utc>,
     /// The recording under way, if any.

@@ -152,6 +152,7 @@ impl Overflow {
             at_ms: self.from_ns / 1_000_000,
             by_ms: (until_ns.saturating_sub(self.from_ns) / 1_000_000) as i64,
             frames: self.frames - 1,
+            packets: 0,
         }
     }
 }

@@ -7,7 +7,10 @@ use crate::media::{Frame, Gap, MediaKind, MediaSessionId, Protocol, RoomName, St
 use chrono::{DateTime, TimeDelta, Utc};
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +52,7 @@ pub struct Stream {
     created_at: DateTime<Utc>,
     state: Mutex<State>,
     kicked: CancellationToken,
+    key_frame_wanted: AtomicBool,
 }
 
 #[derive(Default)]
@@ -63,6 +67,7 @@ struct State {
     /// Wall-clock time at which running time 0 arrived.
     origin: Option<DateTime<Utc>>,
     gaps: u64,
+    packets_lost: u64,
 }
 
 /// A stream's numbers at one moment.
@@ -73,8 +78,10 @@ pub struct StreamSnapshot {
     pub publishing: bool,
     pub frames: u64,
     pub bytes: u64,
-    /// Jumps of the sender's clock.
+    /// Jumps of the sender's clock, losses and reconnects.
     pub gaps: u64,
+    /// Packets that never came.
+    pub packets_lost: u64,
 }
 
 impl Stream {
@@ -85,6 +92,7 @@ impl Stream {
             created_at: Utc::now(),
             state: Mutex::default(),
             kicked: CancellationToken::new(),
+            key_frame_wanted: AtomicBool::new(false),
         }
     }
 
@@ -108,6 +116,7 @@ impl Stream {
             frames: state.frames,
             bytes: state.bytes,
             gaps: state.gaps,
+            packets_lost: state.packets_lost,
         }
     }
 
@@ -133,6 +142,11 @@ impl Stream {
         }
         state.subscribers.push(queue);
         Some(subscriber)
+    }
+
+    /// Asks the publisher for a key frame soon; without effect where its protocol has no way to ask.
+    pub fn request_key_frame(&self) {
+        self.key_frame_wanted.store(true, Ordering::Relaxed);
     }
 
     /// Asks the publisher's connection to end.
@@ -169,6 +183,11 @@ impl Publisher {
 
     pub fn stream(&self) -> &Arc<Stream> {
         &self.stream
+    }
+
+    /// Whether a key frame has been asked for since the last call.
+    pub fn take_key_frame_request(&self) -> bool {
+        self.stream.key_frame_wanted.swap(false, Ordering::Relaxed)
     }
 
     /// Done when someone asked the stream to end.
@@ -235,6 +254,7 @@ impl Publisher {
     pub fn gap(&mut self, gap: Gap) {
         let mut state = self.stream.lock();
         state.gaps += 1;
+        state.packets_lost += gap.packets;
         state.tell_all(&Item::Gap(gap));
     }
 

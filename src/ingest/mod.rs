@@ -1,6 +1,10 @@
 //! What brings live streams in. One folder per protocol; all of them publish to the hub.
 
+pub mod caps;
 pub mod rtmp;
+pub mod rtp;
+
+mod drain;
 
 use std::net::SocketAddr;
 

@@ -16,7 +16,7 @@ fn result(exit: i32, attempts: u32) -> HookResult {
 }
 
 fn lost() -> Lost {
-    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, frames: 3 };
+    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, frames: 3, packets: 0 };
     Lost { packets: 4, frames: 5, gaps: vec![gap] }
 }
 

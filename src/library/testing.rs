@@ -63,6 +63,6 @@ pub fn part(number: u32) -> Part {
         audio: Some(AudioPart { codec: "aac".into(), rate: Some(48_000), channels: Some(2), frames: 94 }),
         hook: None,
         poster: None,
-        gaps: vec![Gap { kind: GapKind::TimestampJump, at_ms: 7, by_ms: -9, frames: 0 }],
+        gaps: vec![Gap { kind: GapKind::TimestampJump, at_ms: 7, by_ms: -9, frames: 0, packets: 0 }],
     }
 }

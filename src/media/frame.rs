@@ -49,6 +49,10 @@ pub enum GapKind {
     TimestampJump,
     /// A consumer fell behind and its queue overflowed: frames were left out.
     Overflow,
+    /// Packets were lost on the way here: access units were left out up to the next key frame.
+    PacketLoss,
+    /// The source was away and came back; the recording's timeline goes on without the time between.
+    Reconnect,
 }
 
 /// One irregularity of a recording, as told in the manifest (`lost.gaps[]`).
@@ -58,8 +62,16 @@ pub struct Gap {
     pub kind: GapKind,
     /// Where it is, ms of the stream's running time (in a manifest: of the file's media time).
     pub at_ms: u64,
-    /// Length: for a jump how far the sender's clock moved (negative: back), for an overflow the media time left out.
+    /// Length: for a jump how far the sender's clock moved (negative: back), for an overflow or packet loss the media
+    /// time left out, for a reconnect the wall time without media.
     pub by_ms: i64,
-    /// Frames left out; 0 for a jump.
+    /// Access units left out, as far as known; 0 for a jump and a reconnect.
     pub frames: u64,
+    /// Packets lost; 0 but for packet loss.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub packets: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

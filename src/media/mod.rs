@@ -17,12 +17,17 @@ pub use track::{Track, Tracks, VideoSize};
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Rtmp,
+    /// Pushed or pulled.
+    Rtsp,
+    Webrtc,
 }
 
 impl Protocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Rtmp => "rtmp",
+            Protocol::Rtsp => "rtsp",
+            Protocol::Webrtc => "webrtc",
         }
     }
 }

@@ -62,7 +62,8 @@ impl Timeline {
                 self.previous_offset_ms = Some(self.offset_ms);
                 self.offset_ms = out_ms - raw;
                 let by_ms = wanted_ms - out_ms;
-                let gap = Gap { kind: GapKind::TimestampJump, at_ms: out_ms as u64, by_ms, frames: 0 };
+                let gap =
+                    Gap { kind: GapKind::TimestampJump, at_ms: out_ms as u64, by_ms, frames: 0, packets: 0 };
                 (out_ms, Some(gap))
             }
         };

@@ -56,6 +56,8 @@ fn each_key_sets_its_field() {
         max_connections = 5
         max_message_size = 65536
         recorder_queue = "1.5 GiB"
+        connect_timeout = "20s"
+        max_sources = 7
         "#,
     );
     assert_eq!(
@@ -80,6 +82,8 @@ fn each_key_sets_its_field() {
         max_connections: 5,
         max_message_bytes: 65536,
         recorder_queue_bytes: 1536 * MIB,
+        connect_timeout: 20 * SECOND,
+        max_sources: 7,
     };
     assert_eq!(config.limits, expected);
 }
@@ -88,9 +92,91 @@ fn each_key_sets_its_field() {
 fn every_known_key_is_read() {
     for (section, keys) in KNOWN {
         for key in *keys {
-            let found = problems(&format!("[{section}]\n{key} = true\n"));
-            assert!(found.len() == 1 && found[0].starts_with(&format!("2: {key}: ")), "{found:?}");
+            let header = match section.strip_suffix("[]") {
+                Some(list) => format!("[[{list}]]"),
+                None => format!("[{section}]"),
+            };
+            // No key takes a date.
+            let found = problems(&format!("{header}\n{key} = 2000-01-01\n"));
+            assert!(found.iter().any(|p| p.starts_with(&format!("2: {key}: "))), "{found:?}");
         }
+    }
+}
+
+#[test]
+fn ways_in_are_read() {
+    let (dir, config) = clean(
+        r#"
+        [listen]
+        rtsp = "0.0.0.0:554"
+        rtmps = "0.0.0.0:443"
+        [webrtc]
+        udp_ports = "40000-40009"
+        announce_ip = "203.0.113.7"
+        stun = "stun://stun.example.org:3478"
+        turn = ["turns://u:p@turn.example.org:443"]
+        ice_tcp = false
+        [tls]
+        certificate = "c.pem"
+        key = "/k.pem"
+        [[source]]
+        uri = "rtsp://u:p@camera.lan/1"
+        stream = "lobby/cam"
+        transport = "udp"
+        record = true
+        [[source]]
+        uri = "rtmp://relay.lan/live/x"
+        [limits]
+        allow_sources = ["10.0.0.0/8", "*.lan"]
+        "#,
+    );
+    assert_eq!(config.listen.rtmps.map(|a| a.port()), Some(443));
+    assert_eq!((config.webrtc.udp_ports, config.webrtc.turn.len()), (40_000..=40_009, 1));
+    assert_eq!(config.tls.map(|t| (t.certificate, t.key)), Some((dir.join("c.pem"), "/k.pem".into())));
+    let sources: Vec<_> =
+        config.sources.iter().map(|s| (s.uri.as_str(), s.stream.as_deref(), s.record)).collect();
+    assert_eq!(
+        sources,
+        [("rtsp://u:p@camera.lan/1", Some("lobby/cam"), true), ("rtmp://relay.lan/live/x", None, false)]
+    );
+    assert_eq!(config.allow_sources.allow.map(|a| a.len()), Some(2));
+}
+
+#[test]
+fn a_mistake_in_a_way_in_says_what_to_write_instead() {
+    for (text, expected) in [
+        ("[[source]]\nstream = \"a/b\"", "1: a source needs uri = \"rtsp://HOST/PATH\""),
+        (
+            "[[source]]\nuri = \"http://x/\"",
+            "2: uri: not a URL that works here; write \"rtsp://USER:PASSWORD@camera.lan/stream1\"",
+        ),
+        (
+            "[[source]]\nuri = \"rtsp://x/\"\n[[source]]\nuri = \"rtsp://x/\"",
+            "4: this uri is another [[source]] already; remove one",
+        ),
+        (
+            "[[source]]\nuri = \"rtsp://x/\"\ntransport = \"quic\"",
+            "3: transport: \"quic\" is not a transport; write \"tcp\", \"udp\" or \"auto\"",
+        ),
+        (
+            "[source]\nuri = \"rtsp://x/\"",
+            "1: source is a list of sections; write [[source]] on a line of its own for each",
+        ),
+        (
+            "[webrtc]\nudp_ports = \"5-1\"",
+            "2: udp_ports: \"5-1\" is not a range of ports; write for example \"31000-31999\"",
+        ),
+        (
+            "[listen]\nrtmps = \"127.0.0.1:1\"",
+            "2: rtmps needs a certificate; write [tls] with certificate and key",
+        ),
+        ("[tls]\nkey = \"x\"", "2: [tls] needs both: certificate = \"FILE.pem\" and key = \"FILE.pem\""),
+        (
+            "[limits]\nallow_sources = [\"a/b\"]",
+            "2: allow_sources: \"a/b\" is no address, block or host; write \"10.0.0.0/8\", \"192.168.1.7\", \"camera.lan\" or \"*.lan\"",
+        ),
+    ] {
+        assert_eq!(problems(text), [expected], "{text}");
     }
 }
 
@@ -99,11 +185,11 @@ fn a_mistake_says_what_to_write_instead() {
     let cases = [
         (
             "[listen]\nhtp = \"\"",
-            "2: unknown key in [listen]: \"htp\", did you mean http?; known are http, rtmp",
+            "2: unknown key in [listen]: \"htp\", did you mean http?; known are http, rtmp, rtmps, rtsp",
         ),
         (
             "[listn]",
-            "1: unknown section: \"listn\", did you mean listen?; known are listen, paths, policy, database, limits",
+            "1: unknown section: \"listn\", did you mean listen?; known are listen, paths, policy, webrtc, tls, source[], database, limits",
         ),
         ("http = \"127.0.0.1:1\"", "1: http belongs to a section; write it under [listen]"),
         ("listen = 1", "1: listen is a section; write [listen] on a line of its own"),

@@ -10,37 +10,24 @@ use super::{
 };
 use crate::{
     hub::{Announce, EndReason, HubError},
-    ingest::session_id,
+    ingest::{
+        drain::{READ_EARLY_BYTES, drain, forget_readiness, set_receive_low_water, ticks},
+        session_id,
+    },
     media::{NameError, Protocol, split_path},
 };
-use socket2::SockRef;
 use std::{
-    cell::RefCell,
     io,
-    mem::MaybeUninit,
     net::SocketAddr,
-    os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{MissedTickBehavior, timeout},
+    time::timeout,
 };
 
-/// How often a publisher's socket is drained. Reading per message costs a wake-up per message and three times
-/// the CPU; all connections share the tick's phase, so that one wake-up serves them all.
-const READ_TICK: Duration = Duration::from_millis(100);
-/// A fast publisher is read before the tick once this much waits in the socket.
-const READ_EARLY_BYTES: libc::c_int = 64 << 10;
-/// Most that is read from one publisher at a stretch, so that others get their turn.
-const READ_AT_ONCE_BYTES: usize = 4 << 20;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-thread_local! {
-    /// Where sockets are read to; a message's bytes are copied once from here to the access unit.
-    static SCRATCH: RefCell<Box<[MaybeUninit<u8>]>> = RefCell::new(vec![MaybeUninit::uninit(); 128 << 10].into());
-}
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionError {
@@ -83,13 +70,18 @@ impl ConnectionError {
 }
 
 pub(super) struct Connection<'a> {
-    shared: &'a Shared,
     socket: TcpStream,
+    /// `None` once it is done.
+    handshake: Option<Handshake>,
+    peer: Peer<'a>,
+}
+
+/// The connection without its socket: bytes in, access units to the hub, answers out.
+struct Peer<'a> {
+    shared: &'a Shared,
     remote: SocketAddr,
     local: SocketAddr,
     reader: ChunkReader,
-    /// `None` once it is done.
-    handshake: Option<Handshake>,
     session: Session,
     feed: Option<Feed>,
     last_media: Instant,
@@ -100,17 +92,16 @@ impl<'a> Connection<'a> {
         socket.set_nodelay(true)?;
         let local = socket.local_addr()?;
         let limits = ChunkLimits::for_messages_of(shared.limits.max_message_bytes);
-        Ok(Self {
+        let peer = Peer {
             shared,
-            socket,
             remote,
             local,
             reader: ChunkReader::new(limits),
-            handshake: Some(Handshake::new(rand::random())),
             session: Session::default(),
             feed: None,
             last_media: Instant::now(),
-        })
+        };
+        Ok(Self { socket, handshake: Some(Handshake::new(rand::random())), peer })
     }
 
     /// Serves the connection to its end; always returns why it ended.
@@ -124,12 +115,12 @@ impl<'a> Connection<'a> {
     }
 
     fn limits(&self) -> &RtmpLimits {
-        &self.shared.limits
+        &self.peer.shared.limits
     }
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, ConnectionError> {
         let limit = self.limits().handshake_timeout;
-        let shutdown = self.shared.shutdown.clone();
+        let shutdown = self.peer.shared.shutdown.clone();
         loop {
             tokio::select! {
                 opened = timeout(limit, self.open()) => opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??,
@@ -142,7 +133,7 @@ impl<'a> Connection<'a> {
     /// Handshake and commands up to an accepted publish. After an unpublish: commands only.
     async fn open(&mut self) -> Result<(), ConnectionError> {
         let mut scratch = vec![0; 8 << 10];
-        while self.feed.is_none() {
+        while self.peer.feed.is_none() {
             let n = self.socket.read(&mut scratch).await?;
             if n == 0 {
                 return Err(ConnectionError::Closed);
@@ -157,22 +148,21 @@ impl<'a> Connection<'a> {
                 }
                 self.handshake = None;
             }
-            let taken = self.take(&mut input);
+            let taken = self.peer.take(&mut input);
             self.send_answers().await?;
             taken?;
         }
-        self.flush();
+        self.peer.flush();
         Ok(())
     }
 
     /// Reads media until the publisher says goodbye (`Ok`) or the connection ends.
     async fn publish_until_end(&mut self) -> Result<(), ConnectionError> {
-        self.last_media = Instant::now();
+        self.peer.last_media = Instant::now();
         set_receive_low_water(&self.socket, READ_EARLY_BYTES)?;
-        let mut tick = tokio::time::interval_at(self.shared.next_tick(READ_TICK), READ_TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let shutdown = self.shared.shutdown.clone();
-        while let Some(feed) = &mut self.feed {
+        let mut tick = ticks(self.peer.shared.started);
+        let shutdown = self.peer.shared.shutdown.clone();
+        while let Some(feed) = &mut self.peer.feed {
             let mut early = false;
             let mut ending = None;
             tokio::select! {
@@ -183,17 +173,15 @@ impl<'a> Connection<'a> {
             }
             let drained = self.drain();
             if early {
-                // Forget the readiness that was just used up; the error means "nothing more", as intended.
-                let _ =
-                    self.socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                forget_readiness(&self.socket);
             }
-            self.flush();
+            self.peer.flush();
             self.send_answers().await?;
             drained?;
             if let Some(ending) = ending {
                 return Err(ending);
             }
-            if self.last_media.elapsed() > self.limits().publisher_timeout {
+            if self.peer.last_media.elapsed() > self.limits().publisher_timeout {
                 return Err(ConnectionError::Silent(self.limits().publisher_timeout));
             }
         }
@@ -201,31 +189,37 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Reads all that waits in the socket. The socket's own readiness is not asked: with a low-water mark it
-    /// tells only of what is worth an early wake-up.
     fn drain(&mut self) -> Result<(), ConnectionError> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut total = 0;
-            while total < READ_AT_ONCE_BYTES {
-                let n = match SockRef::from(&self.socket).recv(scratch) {
-                    Ok(0) => return Err(ConnectionError::Closed),
-                    Ok(n) => n,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(e) => return Err(e.into()),
-                };
-                total += n;
-                // SAFETY: recv has written the first n bytes.
-                let mut input = unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast::<u8>(), n) };
-                self.take(&mut input)?;
-                if n < scratch.len() {
-                    return Ok(());
-                }
-            }
-            Ok(())
-        })
+        let Self { socket, peer, .. } = self;
+        match drain(socket, |mut bytes| peer.take(&mut bytes))? {
+            true => Ok(()),
+            false => Err(ConnectionError::Closed),
+        }
     }
 
+    async fn end(&mut self, error: &ConnectionError) {
+        self.peer.session.end_publish(&error.to_string());
+        self.peer.unpublish(error.end_reason());
+        // The peer may be gone; then nobody misses the answer.
+        let _ = self.send_answers().await;
+        let _ = timeout(WRITE_TIMEOUT, self.socket.shutdown()).await;
+    }
+
+    async fn send_answers(&mut self) -> Result<(), ConnectionError> {
+        let answer = self.peer.session.outgoing();
+        self.send(&answer).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), ConnectionError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let sent = timeout(WRITE_TIMEOUT, self.socket.write_all(bytes)).await;
+        Ok(sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
+    }
+}
+
+impl Peer<'_> {
     fn take(&mut self, input: &mut &[u8]) -> Result<(), ConnectionError> {
         self.session.received(input.len());
         while let Some(message) = self.reader.next(input)? {
@@ -311,36 +305,6 @@ impl<'a> Connection<'a> {
             feed.flush(now);
         }
     }
-
-    async fn end(&mut self, error: &ConnectionError) {
-        self.session.end_publish(&error.to_string());
-        self.unpublish(error.end_reason());
-        // The peer may be gone; then nobody misses the answer.
-        let _ = self.send_answers().await;
-        let _ = timeout(WRITE_TIMEOUT, self.socket.shutdown()).await;
-    }
-
-    async fn send_answers(&mut self) -> Result<(), ConnectionError> {
-        let answer = self.session.outgoing();
-        self.send(&answer).await
-    }
-
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), ConnectionError> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let sent = timeout(WRITE_TIMEOUT, self.socket.write_all(bytes)).await;
-        Ok(sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
-    }
-}
-
-/// SO_RCVLOWAT (socket(7)): the socket counts as readable from so many bytes on, at its end, or on an error.
-fn set_receive_low_water(socket: &TcpStream, bytes: libc::c_int) -> io::Result<()> {
-    let (value, length) = ((&raw const bytes).cast(), size_of_val(&bytes) as libc::socklen_t);
-    // SAFETY: the descriptor is open as long as `socket`; value and length describe one c_int.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `record=true` in the publish URL.

@@ -1,10 +1,10 @@
 use super::{
-    caps::{audio_track_caps, video_track_caps},
     flv::{AudioTag, FlvError, VideoTag, parse_audio, parse_video},
     message::Metadata,
 };
 use crate::{
     hub::{EndReason, Publisher},
+    ingest::caps::{CapsError, audio_track_caps, video_track_caps},
     media::{Codec, Frame, MediaKind, Timeline, Track, TrackId, Tracks, VideoSize},
 };
 use gstreamer as gst;
@@ -242,7 +242,7 @@ impl Feed {
 }
 
 fn no_config(codec: Codec) -> FlvError {
-    FlvError::Config { codec, what: "an access unit came before its sequence header" }
+    CapsError { codec, what: "an access unit came before its sequence header" }.into()
 }
 
 /// Fills in the picture size from `onMetaData` where the codec's configuration does not tell it.

@@ -1,7 +1,7 @@
 //! Bodies of audio and video messages: FLV 10.1 (Annex E.4), HEVC under its customary legacy id, and Enhanced
 //! RTMP v1 and v2 with one track.
 
-use crate::media::Codec;
+use crate::{ingest::caps::CapsError, media::Codec};
 use std::fmt;
 
 /// A codec's four characters (Enhanced RTMP).
@@ -32,8 +32,8 @@ pub enum FlvError {
     FourCc { kind: &'static str, four_cc: FourCc },
     #[error("{kind} packet type {id} ({name}) of Enhanced RTMP is not supported")]
     PacketType { kind: &'static str, id: u8, name: &'static str },
-    #[error("{codec} configuration: {what}")]
-    Config { codec: Codec, what: &'static str },
+    #[error(transparent)]
+    Config(#[from] CapsError),
 }
 
 /// What a video message holds. Offsets are into the message's payload, up to its end.

@@ -1,11 +1,10 @@
 //! RTMP: the server's side of the protocol (Adobe RTMP 1.0, Enhanced RTMP v1 and v2).
 //!
 //! Bytes go [`handshake`] → [`chunk`] (messages) → [`session`] (commands answered, media handed out) → [`flv`]
-//! (what a media message holds) → [`caps`] (what its track is). All of these are pure: no socket, no clock, no thread.
+//! (what a media message holds) → [`caps`](super::caps) (what its track is). All of these are pure: no socket, no clock, no thread.
 //! `connection` puts a socket and the hub around them, `feed` makes access units of media messages, `server` accepts.
 
 pub mod amf;
-pub mod caps;
 pub mod chunk;
 pub mod flv;
 pub mod handshake;

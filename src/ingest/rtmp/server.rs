@@ -52,14 +52,6 @@ pub struct RtmpStats {
     pub refused: u64,
 }
 
-impl Shared {
-    /// The next instant of a grid that all connections share.
-    pub fn next_tick(&self, period: Duration) -> tokio::time::Instant {
-        let into = self.started.elapsed().as_nanos() % period.as_nanos();
-        tokio::time::Instant::now() + period - Duration::from_nanos(into as u64)
-    }
-}
-
 impl RtmpServer {
     pub fn new(hub: Hub, limits: RtmpLimits) -> Self {
         let shared = Shared {

@@ -1,5 +1,4 @@
-use super::MAX_CONFIG_BYTES;
-use crate::ingest::rtmp::flv::FlvError;
+use super::{CapsError, MAX_CONFIG_BYTES};
 use crate::media::Codec;
 use gstreamer as gst;
 use scuffle_aac::PartialAudioSpecificConfig;
@@ -17,9 +16,9 @@ pub struct AudioTrackCaps {
 ///
 /// `config`: of AAC the `AudioSpecificConfig` (ISO/IEC 14496-3, 1.6.2.1), of Opus the `OpusHead` (RFC 7845, 5.1), of
 /// MP3 a whole frame, of G.711 the first byte of a message.
-pub fn audio_track_caps(codec: Codec, config: &[u8]) -> Result<AudioTrackCaps, FlvError> {
+pub fn audio_track_caps(codec: Codec, config: &[u8]) -> Result<AudioTrackCaps, CapsError> {
     if config.len() > MAX_CONFIG_BYTES {
-        return Err(FlvError::Config { codec, what: "longer than 64 KiB" });
+        return Err(CapsError { codec, what: "longer than 64 KiB" });
     }
     match codec {
         Codec::Aac => aac(config),
@@ -27,7 +26,7 @@ pub fn audio_track_caps(codec: Codec, config: &[u8]) -> Result<AudioTrackCaps, F
         Codec::Mp3 => mp3(config),
         Codec::Pcma => g711(codec, "audio/x-alaw", config),
         Codec::Pcmu => g711(codec, "audio/x-mulaw", config),
-        _ => Err(FlvError::Config { codec, what: "not an audio codec" }),
+        _ => Err(CapsError { codec, what: "not an audio codec" }),
     }
 }
 
@@ -36,8 +35,8 @@ fn track(caps: gst::caps::Builder<gst::caps::NoFeature>, rate: u32, channels: u3
     AudioTrackCaps { caps, rate, channels }
 }
 
-fn aac(asc: &[u8]) -> Result<AudioTrackCaps, FlvError> {
-    let invalid = |what| FlvError::Config { codec: Codec::Aac, what };
+fn aac(asc: &[u8]) -> Result<AudioTrackCaps, CapsError> {
+    let invalid = |what| CapsError { codec: Codec::Aac, what };
     let config = PartialAudioSpecificConfig::parse(asc).map_err(|_| invalid("not an AudioSpecificConfig"))?;
     let channels = match config.channel_configuration {
         // The layout is in a program config element; two channels is what encoders that do this mean.
@@ -59,9 +58,9 @@ fn aac(asc: &[u8]) -> Result<AudioTrackCaps, FlvError> {
     Ok(track(caps, config.sampling_frequency, channels))
 }
 
-fn opus(head: &[u8]) -> Result<AudioTrackCaps, FlvError> {
+fn opus(head: &[u8]) -> Result<AudioTrackCaps, CapsError> {
     const RATE: u32 = 48_000;
-    let invalid = |what| FlvError::Config { codec: Codec::Opus, what };
+    let invalid = |what| CapsError { codec: Codec::Opus, what };
     let Some(fields) = head.strip_prefix(b"OpusHead").filter(|f| f.len() >= 11) else {
         return Err(invalid("not an OpusHead"));
     };
@@ -100,8 +99,8 @@ fn opus_stream_header(head: &[u8]) -> gst::Array {
 }
 
 /// ISO/IEC 11172-3, 2.4.1.3, with the lower rates of 13818-3 and of MPEG 2.5.
-fn mp3(frame: &[u8]) -> Result<AudioTrackCaps, FlvError> {
-    let invalid = |what| FlvError::Config { codec: Codec::Mp3, what };
+fn mp3(frame: &[u8]) -> Result<AudioTrackCaps, CapsError> {
+    let invalid = |what| CapsError { codec: Codec::Mp3, what };
     let &[0xFF, b, c, d, ..] = frame else { return Err(invalid("no frame header")) };
     const LAYER_3: u8 = 1;
     if b & 0xE0 != 0xE0 || (b >> 1) & 3 != LAYER_3 {
@@ -130,8 +129,8 @@ fn mp3(frame: &[u8]) -> Result<AudioTrackCaps, FlvError> {
 }
 
 /// The rate is 8000 Hz whatever the flags say: FLV has no bits for it.
-fn g711(codec: Codec, media_type: &str, flags: &[u8]) -> Result<AudioTrackCaps, FlvError> {
-    let Some(&flags) = flags.first() else { return Err(FlvError::Config { codec, what: "empty" }) };
+fn g711(codec: Codec, media_type: &str, flags: &[u8]) -> Result<AudioTrackCaps, CapsError> {
+    let Some(&flags) = flags.first() else { return Err(CapsError { codec, what: "empty" }) };
     const STEREO: u8 = 1;
     let channels = if flags & STEREO != 0 { 2 } else { 1 };
     Ok(track(gst::Caps::builder(media_type), 8_000, channels))

@@ -96,7 +96,7 @@ fn what_is_no_video_configuration_is_named() {
         (Codec::Aac, "1210", "not a video codec"),
     ];
     for (codec, hex, what) in cases {
-        assert_eq!(video_track_caps(codec, &bytes(hex)), Err(FlvError::Config { codec, what }));
+        assert_eq!(video_track_caps(codec, &bytes(hex)), Err(CapsError { codec, what }));
     }
 }
 
@@ -166,7 +166,7 @@ fn what_is_no_audio_configuration_is_named() {
     ];
     for (codec, hex, what) in cases {
         let got = audio_track_caps(codec, &bytes(&hex.replace(' ', "")));
-        assert_eq!(got, Err(FlvError::Config { codec, what }), "{codec} {hex}");
+        assert_eq!(got, Err(CapsError { codec, what }), "{codec} {hex}");
     }
 }
 

@@ -5,9 +5,16 @@ mod size;
 
 pub use audio::{AudioTrackCaps, audio_track_caps};
 
-use super::flv::FlvError;
 use crate::media::{Codec, VideoSize};
 use gstreamer as gst;
+
+/// A codec configuration that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{codec} configuration: {what}")]
+pub struct CapsError {
+    pub codec: Codec,
+    pub what: &'static str,
+}
 
 /// Longest configuration; a real one has less than a few hundred bytes.
 const MAX_CONFIG_BYTES: usize = 64 << 10;
@@ -17,9 +24,9 @@ const MAX_CONFIG_BYTES: usize = 64 << 10;
 /// `config`: the body of a sequence header: `avcC` (ISO/IEC 14496-15, 5.3.3), `hvcC` (8.3.3) or `av1C`;
 /// of VP8 and VP9 anything, it is not read. `size` is `None` for VP8, VP9, an `av1C` without sequence header and a
 /// parameter set that cannot be read; a muxer to MP4 then needs it from elsewhere (`onMetaData`).
-pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Option<VideoSize>), FlvError> {
+pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Option<VideoSize>), CapsError> {
     if config.len() > MAX_CONFIG_BYTES {
-        return Err(FlvError::Config { codec, what: "longer than 64 KiB" });
+        return Err(CapsError { codec, what: "longer than 64 KiB" });
     }
     let (caps, size) = match codec {
         Codec::H264 => h264(config)?,
@@ -27,7 +34,7 @@ pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Optio
         Codec::Av1 => av1(config)?,
         Codec::Vp8 => (gst::Caps::builder("video/x-vp8"), None),
         Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), None),
-        _ => return Err(FlvError::Config { codec, what: "not a video codec" }),
+        _ => return Err(CapsError { codec, what: "not a video codec" }),
     };
     let caps = match size {
         Some(VideoSize { width, height }) => caps.field("width", width as i32).field("height", height as i32),
@@ -38,19 +45,19 @@ pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Optio
 
 type CapsBuilder = gst::caps::Builder<gst::caps::NoFeature>;
 
-fn h264(avcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), FlvError> {
+fn h264(avcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
     let codec = Codec::H264;
     let [1, profile, compatibility, _, length_size, count, rest @ ..] = avcc else {
-        return Err(FlvError::Config { codec, what: "not an avcC of version 1" });
+        return Err(CapsError { codec, what: "not an avcC of version 1" });
     };
     // Access units in the hub have 4-byte lengths.
     if length_size & 3 != 3 {
-        return Err(FlvError::Config { codec, what: "NAL unit lengths are not 4 bytes" });
+        return Err(CapsError { codec, what: "NAL unit lengths are not 4 bytes" });
     }
     if count & 0x1F == 0 {
-        return Err(FlvError::Config { codec, what: "no sequence parameter set" });
+        return Err(CapsError { codec, what: "no sequence parameter set" });
     }
-    let sps = size::nal_unit(rest).ok_or(FlvError::Config { codec, what: "truncated" })?;
+    let sps = size::nal_unit(rest).ok_or(CapsError { codec, what: "truncated" })?;
     let caps = gst::Caps::builder("video/x-h264")
         .field("stream-format", "avc")
         .field("alignment", "au")
@@ -77,16 +84,16 @@ fn h264_profile(profile_idc: u8, compatibility: u8) -> Option<&'static str> {
     })
 }
 
-fn h265(hvcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), FlvError> {
+fn h265(hvcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
     let codec = Codec::H265;
     // Version 0 is what encoders wrote before the format was final.
     if hvcc.len() < 23 || hvcc[0] > 1 {
-        return Err(FlvError::Config { codec, what: "not an hvcC of version 1" });
+        return Err(CapsError { codec, what: "not an hvcC of version 1" });
     }
     if hvcc[21] & 3 != 3 {
-        return Err(FlvError::Config { codec, what: "NAL unit lengths are not 4 bytes" });
+        return Err(CapsError { codec, what: "NAL unit lengths are not 4 bytes" });
     }
-    let sps = size::h265_sps(hvcc).ok_or(FlvError::Config { codec, what: "no sequence parameter set" })?;
+    let sps = size::h265_sps(hvcc).ok_or(CapsError { codec, what: "no sequence parameter set" })?;
     let caps = gst::Caps::builder("video/x-h265")
         .field("stream-format", "hvc1")
         .field("alignment", "au")
@@ -94,9 +101,9 @@ fn h265(hvcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), FlvError> {
     Ok((caps, size::of_h265_sps(sps)))
 }
 
-fn av1(av1c: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), FlvError> {
+fn av1(av1c: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
     let [0x81, _, _, _, obus @ ..] = av1c else {
-        return Err(FlvError::Config { codec: Codec::Av1, what: "not an av1C of version 1" });
+        return Err(CapsError { codec: Codec::Av1, what: "not an av1C of version 1" });
     };
     let caps = gst::Caps::builder("video/x-av1")
         .field("stream-format", "obu-stream")
