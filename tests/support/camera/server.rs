@@ -125,7 +125,10 @@ fn rewrite(element: &gst::Element, paint: fn(&mut [u8], gst::ClockTime, gst::Clo
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         if let Some(buffer) = info.buffer_mut() {
             let (at, length) = (buffer.pts().expect("a time"), buffer.duration().expect("a length"));
-            let mut map = buffer.make_mut().map_writable().expect("memory");
+            let buffer = buffer.make_mut();
+            // Encoders need not look at what is told to be silence.
+            buffer.unset_flags(gst::BufferFlags::GAP);
+            let mut map = buffer.map_writable().expect("memory");
             paint(&mut map, at, length);
         }
         gst::PadProbeReturn::Ok

@@ -37,11 +37,10 @@ fn every_codec_can_be_watched() {
         let probe = Probe::read(&file);
         assert_eq!((probe.video_codec.as_str(), probe.audio_codec.as_str()), codecs);
         let (sent_video, sent_audio) = camera.frames();
-        let counts = probe.counts();
-        assert!(
-            sent_video as usize >= counts.0 && sent_audio as usize >= counts.1,
-            "{sent_video} and {sent_audio} sent, {counts:?} seen"
-        );
+        // ffmpeg cuts an access unit in two when the first sender report moves its clock.
+        let seen = probe.counts();
+        let sent = (sent_video as usize + 1, sent_audio as usize);
+        assert!(sent.0 >= seen.0 && sent.1 >= seen.1, "{sent:?} sent, {seen:?} seen");
         if video.is_some() && audio.is_some() {
             let measured = AvSync::measure(&file);
             println!("{codecs:?}: {measured:?}");
