@@ -64,8 +64,8 @@ fn serve(options: &Value, sent: &Arc<Sent>) -> RTSPServer {
     protocols.set(RTSPLowerTrans::TCP, options["tcp"] == true);
     protocols.set(RTSPLowerTrans::UDP, options["udp"] == true);
     factory.set_protocols(protocols);
-    let sent = sent.clone();
-    factory.connect_media_configure(move |_, media| configure(media, &sent));
+    let (sent, late_ns) = (sent.clone(), options["soundLateNs"].as_u64().expect("ns"));
+    factory.connect_media_configure(move |_, media| configure(media, &sent, late_ns));
 
     let server = RTSPServer::new();
     server.set_address("127.0.0.1");
@@ -99,13 +99,13 @@ fn guard(factory: &RTSPMediaFactory, method: &str, user: &str, password: &str) -
 }
 
 /// Paints the flashes, sounds the beeps and counts what is sent.
-fn configure(media: &RTSPMedia, sent: &Arc<Sent>) {
+fn configure(media: &RTSPMedia, sent: &Arc<Sent>, sound_late_ns: u64) {
     let bin = media.element().downcast::<gst::Bin>().expect("a bin");
     if let Some(picture) = bin.by_name("picture") {
         rewrite(&picture, flash);
     }
     if let Some(sound) = bin.by_name("sound") {
-        rewrite(&sound, beep);
+        rewrite(&sound, move |samples, at_ns, length_ns| beep(samples, at_ns + sound_late_ns, length_ns));
     }
     for name in ["pay0", "pay1"] {
         let Some(payloader) = bin.by_name(name) else { continue };
@@ -120,7 +120,7 @@ fn configure(media: &RTSPMedia, sent: &Arc<Sent>) {
     }
 }
 
-fn rewrite(element: &gst::Element, paint: fn(&mut [u8], gst::ClockTime, gst::ClockTime)) {
+fn rewrite(element: &gst::Element, paint: impl Fn(&mut [u8], u64, u64) + Send + Sync + 'static) {
     let pad = element.static_pad("src").expect("an identity");
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         if let Some(buffer) = info.buffer_mut() {
@@ -129,24 +129,24 @@ fn rewrite(element: &gst::Element, paint: fn(&mut [u8], gst::ClockTime, gst::Clo
             // Encoders need not look at what is told to be silence.
             buffer.unset_flags(gst::BufferFlags::GAP);
             let mut map = buffer.map_writable().expect("memory");
-            paint(&mut map, at, length);
+            paint(&mut map, at.nseconds(), length.nseconds());
         }
         gst::PadProbeReturn::Ok
     });
 }
 
-fn flash(picture: &mut [u8], at: gst::ClockTime, _: gst::ClockTime) {
-    if is_mark(at.nseconds()) {
+fn flash(picture: &mut [u8], at_ns: u64, _: u64) {
+    if is_mark(at_ns) {
         let (luma, chroma) = picture.split_at_mut(WIDTH * HEIGHT);
         luma.fill(WHITE);
         chroma.fill(128);
     }
 }
 
-fn beep(sound: &mut [u8], at: gst::ClockTime, length: gst::ClockTime) {
+fn beep(sound: &mut [u8], at_ns: u64, length_ns: u64) {
     let samples = (sound.len() / 2) as u64;
     for (index, sample) in sound.chunks_exact_mut(2).enumerate() {
-        let at_ns = at.nseconds() + length.nseconds() * index as u64 / samples;
+        let at_ns = at_ns + length_ns * index as u64 / samples;
         if is_mark(at_ns) {
             let phase = at_ns as f64 / 1e9 * f64::from(BEEP_HZ) * std::f64::consts::TAU;
             sample.copy_from_slice(&((phase.sin() * 16_000.0) as i16).to_le_bytes());

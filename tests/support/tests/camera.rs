@@ -44,7 +44,7 @@ fn every_codec_can_be_watched() {
         if video.is_some() && audio.is_some() {
             let measured = AvSync::measure(&file);
             println!("{codecs:?}: {measured:?}");
-            assert!(measured.max_ms() <= 40.0, "{codecs:?}: {measured:?}");
+            assert!(measured.max_ms() <= 20.0, "{codecs:?}: {measured:?}");
         }
     }
 }
