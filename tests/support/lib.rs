@@ -7,6 +7,7 @@
 
 pub mod amf0;
 pub mod avsync;
+pub mod browser;
 pub mod camera;
 pub mod chunk;
 pub mod daemon;
