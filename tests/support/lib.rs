@@ -15,5 +15,6 @@ pub mod flv;
 pub mod http;
 pub mod live;
 pub mod media;
+pub mod relay;
 pub mod rtmp;
 pub mod wait;
