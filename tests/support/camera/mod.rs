@@ -140,7 +140,8 @@ impl Camera {
         match self.options.auth {
             Auth::None => self.url.clone(),
             Auth::Basic { user, password } | Auth::Digest { user, password } => {
-                self.url.replacen("rtsp://", &format!("rtsp://{user}:{password}@"), 1)
+                let userinfo = format!("{}:{}", escape(user), escape(password));
+                self.url.replacen("rtsp://", &format!("rtsp://{userinfo}@"), 1)
             }
         }
     }
@@ -180,6 +181,15 @@ impl Drop for Camera {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// For the user and the password of a URL (RFC 3986, section 2.1).
+fn escape(text: &str) -> String {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    escaped.collect()
 }
 
 fn lines_of(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
