@@ -27,9 +27,9 @@ const LISTENING: &str = "camera listens on port ";
 const FRAMES: &str = "camera frames ";
 /// For the camera's answers.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// How late AAC is heard by who follows the RTP timestamps: two frames, by measurement. One is the encoder's priming,
-/// which RTP cannot tell. The camera beeps as much earlier.
-const AAC_LATE_NS: u64 = 2 * 1024 * 1_000_000_000 / 48_000;
+/// How late AAC is heard by who follows the RTP timestamps: the encoder's priming of one frame, which RTP cannot
+/// tell. The camera beeps as much earlier.
+const AAC_LATE_NS: u64 = 1024 * 1_000_000_000 / 48_000;
 
 /// The entry of the camera's process, once in each test file that starts cameras: the test program starts itself
 /// with this test alone. A program of its own would not be built by `cargo test --test NAME`.
