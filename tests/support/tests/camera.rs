@@ -44,7 +44,7 @@ fn every_codec_can_be_watched() {
         if video.is_some() && audio.is_some() {
             let measured = AvSync::measure(&file);
             println!("{codecs:?}: {measured:?}");
-            // ffmpeg puts AAC one frame of 21 ms later than its timestamps say; GStreamer does not.
+            // ffmpeg may put AAC up to a frame (21 ms) beside its timestamps.
             assert!(measured.max_ms() <= 30.0, "{codecs:?}: {measured:?}");
         }
     }
