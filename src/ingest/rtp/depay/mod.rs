@@ -3,12 +3,22 @@
 //! A unit is given out only when every packet of it came. It ends at the packet with the marker, or, in sequence, at
 //! the first packet of another timestamp (some senders set no marker).
 
+mod aac;
+mod asc;
 mod assembly;
+mod av1;
 mod g711;
 mod h264;
 mod h265;
+mod latm;
 mod nal;
 mod opus;
+mod picture_size;
+mod vp8;
+mod vp9;
+
+#[cfg(test)]
+mod tests;
 
 use super::Format;
 use crate::media::{Codec, VideoSize};
@@ -95,9 +105,16 @@ pub fn make(format: &Format) -> Result<Box<dyn Depay>, DepayError> {
     Ok(match format.codec {
         Codec::H264 => Box::new(h264::H264::new(format)?),
         Codec::H265 => Box::new(h265::H265::new(format)?),
+        Codec::Av1 => Box::new(av1::Av1::new()),
+        Codec::Vp8 => Box::new(vp8::Vp8::new()),
+        Codec::Vp9 => Box::new(vp9::Vp9::new()),
+        Codec::Aac if latm::Latm::is_described_by(format) => Box::new(latm::Latm::new(format)?),
+        Codec::Aac => Box::new(aac::Aac::new(format)?),
         Codec::Opus => Box::new(opus::Opus::new(format)?),
         Codec::Pcma | Codec::Pcmu => Box::new(g711::G711::new(format)?),
-        codec => return Err(DepayError { codec, what: "no payload format that reeld reads" }),
+        codec @ (Codec::Mp3 | Codec::Vorbis) => {
+            return Err(DepayError { codec, what: "no payload format that reeld reads" });
+        }
     })
 }
 
