@@ -102,12 +102,15 @@ fn stream_mux_config(config: &[u8]) -> Option<(u32, Vec<u8>)> {
     for _ in 0..length {
         after.flag()?;
     }
-    let frame_length_type = after.take(3)?;
+    // Frames of any length (frameLengthType 0, 3 bits, then 8 of latmBufferFullness). Some senders put the extension of
+    // backward compatible SBR there, and nothing after it.
+    const SBR_SYNC: u32 = 0x2B7;
+    let follows = after.take(11)?;
     shifted.truncate(length.div_ceil(8));
     if length % 8 > 0 {
         *shifted.last_mut()? &= 0xFF << (8 - length % 8);
     }
-    (frame_length_type == 0).then_some((frames, shifted))
+    (follows == SBR_SYNC || follows >> 8 == 0).then_some((frames, shifted))
 }
 
 /// The access units of an audioMuxElement, each after its length (1.7.3.1, PayloadLengthInfo and PayloadMux).
