@@ -2,8 +2,9 @@
 //! catalog and whoever watches up to date. Blocking work runs beside the async threads.
 
 use super::{
+    feed::TrackCounts,
     names::{PartEnd, PartNames},
-    writer::{TrackCounts, Writer, Written},
+    writer::{Writer, Written},
 };
 use crate::{
     library::{
@@ -35,8 +36,11 @@ pub(super) enum Entry {
         number: u32,
         path: PathBuf,
     },
-    /// So many access units more that no part holds.
-    FramesLost(u64),
+    /// So much more is lost, beyond the gaps that are told.
+    Lost {
+        frames: u64,
+        packets: u64,
+    },
     Gap(Gap),
     /// A part has all its frames; its file is to be made whole.
     Closed(Box<ClosedPart>),
@@ -77,6 +81,11 @@ pub struct Totals {
     /// Bytes of finished files.
     pub bytes: AtomicU64,
     pub frames_lost: AtomicU64,
+    pub packets_lost: AtomicU64,
+    /// Threads that elements of the files under way own now.
+    pub element_threads: AtomicU64,
+    /// Tracks that are decoded and encoded now, on the writer threads.
+    pub transcoded_tracks: AtomicU64,
 }
 
 pub(super) struct Books {
@@ -103,9 +112,13 @@ impl Books {
             };
             match entry {
                 Entry::Opened { name, number, path } => self.opened(name, number, &path).await,
-                Entry::FramesLost(n) => self.change(|r| r.lost.frames += n),
+                Entry::Lost { frames, packets } => self.change(|r| {
+                    r.lost.frames += frames;
+                    r.lost.packets += packets;
+                }),
                 Entry::Gap(gap) => self.change(|r| {
                     r.lost.frames += gap.frames;
+                    r.lost.packets += gap.packets;
                     r.lost.gaps.push(gap.clone());
                 }),
                 Entry::Ending => self.advance(Status::Finalizing).await,
@@ -228,6 +241,7 @@ impl Books {
         let total = if error.is_none() { &self.totals.completed } else { &self.totals.failed };
         total.fetch_add(1, Ordering::Relaxed);
         self.totals.frames_lost.fetch_add(lost.frames, Ordering::Relaxed);
+        self.totals.packets_lost.fetch_add(lost.packets, Ordering::Relaxed);
         self.progress.send_modify(|p| {
             p.recording.status = if error.is_none() { Status::Completed } else { Status::Failed };
             p.recording.error = error;
