@@ -9,7 +9,7 @@ use super::{
 use crate::{
     library::{
         AudioPart, DeliveryKind, DeliveryState, FinishedFile, HookJob, Identity, Library, LibraryError,
-        Manifest, Part, PartDelivery, PartFile, Recording, Status, VideoPart,
+        Manifest, Part, PartDelivery, PartFile, PartLost, Recording, Status, VideoPart,
     },
     media::{Gap, MediaKind},
 };
@@ -60,6 +60,7 @@ pub(super) struct ClosedPart {
     pub number: u32,
     pub started_at: DateTime<Utc>,
     pub gaps: Vec<Gap>,
+    pub lost: PartLost,
 }
 
 /// A recording as it is now, for those who watch it.
@@ -188,6 +189,7 @@ impl Books {
         self.change(|r| {
             r.duration_ms += part.duration_ms;
             r.size += part.size;
+            r.degrade(&part.degraded);
             r.parts.push(part.clone());
         });
         committed.map_err(|e| {
@@ -253,7 +255,7 @@ impl Books {
 
 /// `None`: the part holds no frame and is gone. Blocks.
 fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Result<Option<Part>, String> {
-    let ClosedPart { writer, file, names, number, started_at, gaps } = part;
+    let ClosedPart { writer, file, names, number, started_at, gaps, lost } = part;
     let path = file.path().to_owned();
     let failed = |e: &dyn std::fmt::Display| {
         let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
@@ -267,7 +269,7 @@ fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Resu
     }
     muxed.map_err(|e| failed(&e))?;
     let end = PartEnd { duration_ms: written.span.duration_ms(), ended_at: Utc::now() };
-    let describe = |f: &FinishedFile| describe(f, number, started_at, &written, &gaps);
+    let describe = |f: &FinishedFile| Part { lost, ..describe(f, number, started_at, &written, &gaps) };
     let finished = library
         .storage()
         .finish(file, |n| names.stem(n, Some(end)), |f| Manifest::new(identity.clone(), describe(f)))
@@ -296,6 +298,8 @@ fn describe(
         hook: None,
         poster: None,
         gaps: gaps.to_vec(),
+        lost: PartLost::default(),
+        degraded: written.degraded.clone(),
     }
 }
 

@@ -7,12 +7,14 @@ mod names;
 pub mod naming;
 mod params;
 mod pool;
+mod salvage;
 mod state;
 mod task;
 mod usage;
 mod writer;
 
 pub use books::{Progress, Totals};
+pub use salvage::make_whole;
 
 use crate::{
     config::Policy,

@@ -10,7 +10,7 @@ use crate::{
     config::{AudioRule, Policy},
     gst::{PipelineError, PlanError, Templates},
     hub::{Item, Stream, Subscriber},
-    library::{PartFile, RecordingId, Storage, StorageError},
+    library::{PartFile, PartLost, RecordingId, Storage, StorageError},
     media::{Frame, Gap, GapKind, MediaKind, Tracks},
 };
 use chrono::{DateTime, Utc};
@@ -77,6 +77,7 @@ struct OpenPart {
     started_at: DateTime<Utc>,
     base_ns: u64,
     gaps: Vec<Gap>,
+    lost: PartLost,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -258,7 +259,7 @@ impl Task {
                 return Err(e);
             }
         };
-        Ok(OpenPart { writer, file, names, number, started_at, base_ns, gaps: Vec::new() })
+        Ok(OpenPart { writer, file, names, number, started_at, base_ns, gaps: Vec::new(), lost: PartLost::default() })
     }
 
     fn write(&mut self, frame: &Frame, now: Duration) {
@@ -268,7 +269,10 @@ impl Task {
         };
         match part.writer.write(frame) {
             Ok(true) => {}
-            Ok(false) => self.frames_lost += 1,
+            Ok(false) => {
+                part.lost.frames += 1;
+                self.frames_lost += 1;
+            }
             Err(source) => {
                 let file = part.file.path().display().to_string();
                 self.frames_lost += 1;
@@ -290,6 +294,10 @@ impl Task {
     fn note(&mut self, gap: Gap) {
         let base_ms = self.part.as_ref().map_or(gap.at_ms, |p| p.base_ns / 1_000_000);
         let at_ms = gap.at_ms.saturating_sub(base_ms);
+        if let Some(part) = &mut self.part {
+            part.lost.packets += gap.packets;
+            part.lost.frames += gap.frames;
+        }
         self.gaps_told += 1;
         if self.gaps_told > MAX_GAPS {
             self.frames_lost += gap.frames;
@@ -315,6 +323,7 @@ impl Task {
             number: part.number,
             started_at: part.started_at,
             gaps: part.gaps,
+            lost: part.lost,
         })));
     }
 
