@@ -105,10 +105,7 @@ impl Library {
             }
         }
         let Some(recording) = self.get(&id).await? else { return Ok(()) };
-        if salvaged && unfinished.is_empty() {
-            return self.recovered(&id, ended_at, &recording.lost).await;
-        }
-        for part in &recording.parts {
+        for part in recording.parts.iter().filter(|_| !salvaged) {
             ended_at = ended_at.max(look_at(&part.file).await.map_or(started_at, |(_, changed)| changed));
         }
         if status == Status::Finalizing && unfinished.is_empty() && !recording.parts.is_empty() {
@@ -120,6 +117,9 @@ impl Library {
                 ended_at = ended_at.max(changed);
                 playable.push(file.display().to_string());
             }
+        }
+        if salvaged && playable.is_empty() {
+            return self.recovered(&id, ended_at, &recording.lost).await;
         }
         let error = interrupted_error(&playable, !recording.parts.is_empty());
         self.fail(&id, ended_at, &recording.lost, &error).await
@@ -134,7 +134,8 @@ impl Library {
         writing: &Writing,
         make_whole: MakeWhole,
     ) -> Result<Option<(Part, DateTime<Utc>)>, LibraryError> {
-        let (Some((1.., changed)), Some(recording)) = (look_at(&writing.file).await, self.get(id).await?) else {
+        let (Some((1.., changed)), Some(recording)) = (look_at(&writing.file).await, self.get(id).await?)
+        else {
             return Ok(None);
         };
         let (storage, file, number) = (self.storage().clone(), writing.file.clone(), writing.number);

@@ -96,7 +96,10 @@ mod tests {
         // avcC of the high profile: chroma format, bit depths, 1 SPS extension.
         let high = "video/x-h264,codec_data=(buffer)016400 1effe1 0002 6764 01 0001 68 fdf8f8 01 0001 6d";
         // 22 bytes, then 2 arrays: an SEI of 1 byte (left out) and an SPS of 2.
-        let hvcc = format!("video/x-h265,codec_data=(buffer){}02 27 0001 0001 4e 21 0001 0002 4201", "01".repeat(22));
+        let hvcc = format!(
+            "video/x-h265,codec_data=(buffer){}02 27 0001 0001 4e 21 0001 0002 4201",
+            "01".repeat(22)
+        );
         for (codec, caps, expected) in [
             (Codec::H264, avcc.clone(), Some(vec![0, 0, 0, 2, 0x67, 0x42, 0, 0, 0, 1, 0x68])),
             (

@@ -259,7 +259,16 @@ impl Task {
                 return Err(e);
             }
         };
-        Ok(OpenPart { writer, file, names, number, started_at, base_ns, gaps: Vec::new(), lost: PartLost::default() })
+        Ok(OpenPart {
+            writer,
+            file,
+            names,
+            number,
+            started_at,
+            base_ns,
+            gaps: Vec::new(),
+            lost: PartLost::default(),
+        })
     }
 
     fn write(&mut self, frame: &Frame, now: Duration) {

@@ -15,7 +15,7 @@ use crate::{
 use gstreamer::{self as gst, prelude::*};
 use std::{
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -232,25 +232,45 @@ fn track_entry(
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
     let entry = unblocked(pipeline, mux, mux_pad, queues).map_err(|e| missing(&e.to_string()))?;
     source.link(&entry).map_err(|e| missing(&e.to_string()))?;
-    if plan.codec == Codec::Aac {
-        skip_priming(&source);
+    if plan.codec != track.codec {
+        smooth(&source, plan.codec == Codec::Aac);
     }
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
 }
 
-/// An AAC encoder's first access unit is its start-up delay: it is left out and the others move up, so that sound
-/// stays beside the pictures.
-fn skip_priming(source: &gst::Pad) {
-    let first_ns = OnceLock::new();
+/// What an audio encoder's timestamps are measured against.
+#[derive(Default)]
+struct Smooth {
+    /// Duration of the first access unit, which was left out.
+    delay: Option<gst::ClockTime>,
+    /// Where the one before ends.
+    end: gst::ClockTime,
+}
+
+/// Evens out the timestamps of an audio encoder. `priming`: its first access unit is its start-up delay (AAC); it is left
+/// out and the others move up, so that sound stays beside the pictures. None begins before the one before has ended,
+/// as the last of vorbisenc do.
+fn smooth(source: &gst::Pad, priming: bool) {
+    const ROUNDING: gst::ClockTime = gst::ClockTime::from_useconds(100);
+    let state = Mutex::new(Smooth::default());
     source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
-        let Some(delay) = first_ns.get().copied() else {
-            let _ = first_ns.set(buffer.duration().unwrap_or_default());
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let duration = buffer.duration().unwrap_or_default();
+        if priming && state.delay.is_none() {
+            state.delay = Some(duration);
             return gst::PadProbeReturn::Drop;
-        };
+        }
+        let delay = state.delay.unwrap_or_default();
         let unit = buffer.make_mut();
-        unit.set_pts(unit.pts().map(|pts| pts.saturating_sub(delay)));
-        unit.set_dts(unit.dts().map(|dts| dts.saturating_sub(delay)));
+        let in_place = |time: gst::ClockTime| {
+            let time = time.saturating_sub(delay);
+            if time + ROUNDING < state.end { state.end } else { time }
+        };
+        let (pts, dts) = (unit.pts().map(in_place), unit.dts().map(in_place));
+        unit.set_pts(pts);
+        unit.set_dts(dts);
+        state.end = pts.map_or(state.end, |pts| pts + duration);
         gst::PadProbeReturn::Ok
     });
 }

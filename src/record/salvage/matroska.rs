@@ -185,7 +185,8 @@ impl Scan {
 
     fn seek_head(&mut self, head: &Element, content: &[u8]) {
         for (seek, fields) in children(content).filter(|(e, _)| e.id == SEEK) {
-            let target = children(fields).find(|(e, _)| e.id == SEEK_ID).map_or(0, |(_, c)| unsigned(c) as u32);
+            let target =
+                children(fields).find(|(e, _)| e.id == SEEK_ID).map_or(0, |(_, c)| unsigned(c) as u32);
             let position = children(fields).find(|(e, _)| e.id == SEEK_POSITION && e.size == Some(8));
             let start = head.content + seek.content;
             self.slots.push(Slot {
@@ -298,7 +299,8 @@ impl Scan {
             (Some(position), Some(at)) => file.write_all_at(&position.to_be_bytes(), at),
             _ => {
                 const HEADER_BYTES: u64 = 9;
-                let size = slot.bytes.checked_sub(HEADER_BYTES).and_then(|rest| sized(rest, HEADER_BYTES - 1));
+                let size =
+                    slot.bytes.checked_sub(HEADER_BYTES).and_then(|rest| sized(rest, HEADER_BYTES - 1));
                 let Some(size) = size else { return Ok(()) };
                 file.write_all_at(&[&[VOID as u8], &size[..]].concat(), slot.at)
             }

@@ -32,7 +32,9 @@ fn describe(salvage: Salvage) -> Salvaged {
         VideoPart { codec: codec(track), width, height, frames: track.frames, keyframes: track.key_frames }
     });
     let audio = of(|kind| matches!(kind, Kind::Audio { .. })).map(|track| {
-        let Kind::Audio { rate, channels } = track.kind else { unreachable!("an audio track was looked for") };
+        let Kind::Audio { rate, channels } = track.kind else {
+            unreachable!("an audio track was looked for")
+        };
         AudioPart { codec: codec(track), rate, channels, frames: track.frames }
     });
     Salvaged { duration_ms: salvage.duration_ms, video, audio }
@@ -54,6 +56,3 @@ fn codec(track: &Track) -> String {
     };
     known.map_or_else(|| track.codec_id.clone(), |codec| codec.to_string())
 }
-
-#[cfg(test)]
-mod tests;
