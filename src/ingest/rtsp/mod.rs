@@ -2,3 +2,5 @@
 
 pub mod message;
 pub mod sdp;
+pub mod transport;
+pub mod udp;
