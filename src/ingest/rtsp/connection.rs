@@ -25,7 +25,7 @@ use std::{
     cell::RefCell,
     io,
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
