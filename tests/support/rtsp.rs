@@ -236,12 +236,8 @@ impl Push {
         client.announce(&sdp_of(flv))?.ok()?;
         let kinds = [(Kind::Video, flv.video_header.is_some()), (Kind::Audio, flv.audio_header.is_some())];
         let kinds = kinds.into_iter().filter(|(_, present)| *present);
-        let stream = |(n, (kind, _))| RtpStream {
-            kind,
-            sequence: u16::MAX - 3,
-            ssrc: 0x1000 + n as u32,
-            units: 0,
-        };
+        let stream =
+            |(n, (kind, _))| RtpStream { kind, sequence: u16::MAX - 3, ssrc: 0x1000 + n as u32, units: 0 };
         let streams: Vec<_> = kinds.enumerate().map(stream).collect();
         let mut sockets = Vec::new();
         for n in 0..streams.len() {

@@ -21,12 +21,7 @@ use crate::{
     media::{NameError, Protocol, split_path},
 };
 use rtsp_types::{Request, StatusCode};
-use std::{
-    cell::RefCell,
-    io,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{cell::RefCell, io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

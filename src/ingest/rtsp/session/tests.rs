@@ -6,7 +6,8 @@ use crate::{
 use gstreamer as gst;
 
 const URL: &str = "rtsp://h/live/cam";
-const SDP: &str = "v=0\r\nm=audio 0 RTP/AVP 8\r\na=control:track0\r\nm=audio 0 RTP/AVP 0\r\na=control:track1\r\n";
+const SDP: &str =
+    "v=0\r\nm=audio 0 RTP/AVP 8\r\na=control:track0\r\nm=audio 0 RTP/AVP 0\r\na=control:track1\r\n";
 const TCP: &str = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1;mode=record\r\n";
 const UDP: &str = "Transport: RTP/AVP;unicast;client_port=6000-6001;mode=record\r\n";
 const ID: &str = "Session: 5e55\r\n";
@@ -93,7 +94,10 @@ fn a_publisher_goes_from_announce_to_teardown() {
     assert_eq!(streams, [(Codec::Pcmu, Lower::Tcp), (Codec::Pcma, Lower::Udp)]);
     assert_eq!(session.channel(0), Some((0, PacketKind::Rtp)));
     assert_eq!(session.channel(1), Some((0, PacketKind::Rtcp)));
-    assert_eq!((session.channel(2), session.report_channel(0), session.report_channel(1)), (None, Some(1), None));
+    assert_eq!(
+        (session.channel(2), session.report_channel(0), session.report_channel(1)),
+        (None, Some(1), None)
+    );
 
     assert_eq!(status(&mut session, "GET_PARAMETER", "", ID), 200);
     let (event, answer) = ask(&mut session, &request("TEARDOWN", "", ID, ""));
