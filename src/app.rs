@@ -9,7 +9,10 @@ use crate::{
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, Publishing},
-    ingest::rtmp::{RtmpLimits, RtmpServer},
+    ingest::{
+        rtmp::{RtmpLimits, RtmpServer},
+        rtsp::{RtspLimits, RtspServer},
+    },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{Recorder, make_whole},
 };
@@ -64,6 +67,7 @@ pub struct App {
     library: Library,
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
+    rtsp: Arc<RtspServer>,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -117,11 +121,17 @@ impl App {
         let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize);
 
         let rtmp_listener = listen("rtmp", config.listen.rtmp).await?;
+        let rtsp_listener = listen("rtsp", config.listen.rtsp).await?;
         let http_listener = listen("http", config.listen.http).await?;
-        let addresses = Addresses { http: http_listener.local_addr()?, rtmp: rtmp_listener.local_addr()? };
+        let addresses = Addresses {
+            http: http_listener.local_addr()?,
+            rtmp: rtmp_listener.local_addr()?,
+            rtsp: rtsp_listener.local_addr()?,
+        };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
+        let rtsp = Arc::new(RtspServer::new(hub.clone(), rtsp_limits(&config)));
 
-        let facts = facts_of(&config, addresses.clone(), rtmp.clone());
+        let facts = facts_of(&config, addresses.clone(), rtmp.clone(), rtsp.clone());
         let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
@@ -133,15 +143,17 @@ impl App {
 
         let server = rtmp.clone();
         tokio::spawn(async move { server.serve(rtmp_listener).await });
+        let server = rtsp.clone();
+        tokio::spawn(async move { server.serve(rtsp_listener).await });
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), totals);
+        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), totals);
         let routes = crate::api::routes(control.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, rtmp, rtsp, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -152,7 +164,8 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        self.rtmp.stop(left().min(Duration::from_secs(5))).await;
+        let publishers = left().min(Duration::from_secs(5));
+        tokio::join!(self.rtmp.stop(publishers), self.rtsp.stop(publishers));
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -198,11 +211,24 @@ fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
     }
 }
 
-fn facts_of(config: &DaemonConfig, addresses: Addresses, rtmp: Arc<RtmpServer>) -> Facts {
+fn rtsp_limits(config: &DaemonConfig) -> RtspLimits {
+    RtspLimits {
+        handshake_timeout: config.limits.handshake_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_connections: config.limits.max_connections,
+    }
+}
+
+fn facts_of(
+    config: &DaemonConfig,
+    addresses: Addresses,
+    rtmp: Arc<RtmpServer>,
+    rtsp: Arc<RtspServer>,
+) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(&config.limits),
-        connections: Box::new(move || rtmp.stats().connections),
+        connections: Box::new(move || rtmp.stats().connections + rtsp.stats().connections),
         hooks: config.paths.hooks.clone(),
     }
 }

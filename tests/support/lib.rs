@@ -17,4 +17,5 @@ pub mod live;
 pub mod media;
 pub mod relay;
 pub mod rtmp;
+pub mod rtsp;
 pub mod wait;
