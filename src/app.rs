@@ -9,7 +9,10 @@ use crate::{
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, Publishing},
-    ingest::rtmp::{RtmpLimits, RtmpServer},
+    ingest::{
+        rtmp::{RtmpLimits, RtmpServer},
+        source::{SourceLimits, SourceRequest, SourceUri, Sources},
+    },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::Recorder,
 };
@@ -64,6 +67,7 @@ pub struct App {
     library: Library,
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
+    sources: Sources,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -121,8 +125,9 @@ impl App {
         let addresses = Addresses { http: http_listener.local_addr()?, rtmp: rtmp_listener.local_addr()? };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
 
+        let sources = Sources::new(hub.clone(), source_limits(&config));
         let facts = facts_of(&config, addresses.clone(), rtmp.clone());
-        let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
+        let control = Control::new(hub.clone(), recorder, library.clone(), sources.clone(), first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -133,6 +138,7 @@ impl App {
 
         let server = rtmp.clone();
         tokio::spawn(async move { server.serve(rtmp_listener).await });
+        start_sources(&sources, &config);
         let http_stop = CancellationToken::new();
         let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), totals);
         let routes = crate::api::routes(control.clone(), metrics.into_text());
@@ -141,7 +147,7 @@ impl App {
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, rtmp, sources, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -152,7 +158,8 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        self.rtmp.stop(left().min(Duration::from_secs(5))).await;
+        let ways_in = left().min(Duration::from_secs(5));
+        tokio::join!(self.rtmp.stop(ways_in), self.sources.stop(ways_in));
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -195,6 +202,28 @@ fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
         publisher_timeout: config.limits.publisher_timeout,
         max_connections: config.limits.max_connections,
         max_message_bytes: config.limits.max_message_bytes as usize,
+    }
+}
+
+fn source_limits(config: &DaemonConfig) -> SourceLimits {
+    SourceLimits {
+        connect_timeout: config.limits.connect_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_sources: config.limits.max_sources,
+        rules: config.allow_sources.clone(),
+    }
+}
+
+/// Begins to pull what the configuration names. A source that cannot be is told and left out.
+fn start_sources(sources: &Sources, config: &DaemonConfig) {
+    for source in &config.sources {
+        let added = SourceUri::from_url(source.uri.clone()).map_err(Into::into).and_then(|uri| {
+            let (stream, transport, record) = (source.stream.clone(), source.transport, source.record);
+            sources.add(SourceRequest { uri, stream, transport, record })
+        });
+        if let Err(error) = added {
+            tracing::error!("[[source]] is not pulled: {error}");
+        }
     }
 }
 
