@@ -203,7 +203,7 @@ fn what_cannot_be_pulled_is_said_with_a_status() {
     problem(json!({ "uri": format!("http://admin:{PASSWORD}@h/x") }), 400, "bad-source", "scheme");
     problem(json!({ "uri": format!("rtsps://admin:{PASSWORD}@127.0.0.1/x") }), 400, "not-supported", "rtsps");
     problem(json!({"uri": "rtsp://127.0.0.1/x", "stream": "a/../b"}), 400, "bad-source", "stream");
-    problem(json!({"uri": "rtsp://127.0.0.1/x", "transport": "sctp"}), 400, "bad-body", "transport");
+    problem(json!({"uri": "rtsp://127.0.0.1/x", "transport": "sctp"}), 400, "bad-body", "`tcp`");
 
     // Nobody listens there: such a source waits.
     let path = add(&daemon, &json!({"uri": format!("rtsp://admin:{PASSWORD}@127.0.0.1:1/x")}));
