@@ -7,7 +7,7 @@ use support::{
     camera::{AudioCodec, Auth, Camera, Options, Transport, VideoCodec},
     daemon::{Daemon, House, SOON, file_of, text},
     media::{Probe, decode},
-    wait::{wait_for, wait_until},
+    wait::{reached, wait_for, wait_until},
 };
 
 const REELD: &str = env!("CARGO_BIN_EXE_reeld");
@@ -77,8 +77,8 @@ fn a_camera_killed_three_times_is_recorded_on_by_itself() {
     let manifest: Value =
         serde_json::from_slice(&fs::read(format!("{}.json", file.display())).expect("a manifest"))
             .expect("JSON");
-    for told in [&recording, &manifest["recording"]] {
-        let gaps = told["lost"]["gaps"].as_array().unwrap_or_else(|| panic!("no gaps in {told:#}"));
+    for told in [&recording["lost"]["gaps"], &manifest["gaps"]] {
+        let gaps = told.as_array().unwrap_or_else(|| panic!("no gaps: {told:#}"));
         let away: Vec<i64> =
             gaps.iter().filter(|g| g["kind"] == "reconnect").filter_map(|g| g["byMs"].as_i64()).collect();
         assert!(away.len() == 3 && away.iter().all(|ms| *ms > 500), "{gaps:#?}");
@@ -150,7 +150,9 @@ fn check(case: &Case, recording: &Value) {
     assert_eq!(recording["lost"]["frames"], 0, "{name}: {recording:#}");
     assert_eq!(case.camera.video.is_some(), !probe.video.is_empty(), "{name}: {:?}", probe.counts());
     assert_eq!(case.camera.audio.is_some(), !probe.audio.is_empty(), "{name}: {:?}", probe.counts());
-    let mut shown: Vec<f64> = probe.video.iter().map(|p| p.pts_ms).collect();
+    // Where the end cuts into a group of B-frames, those that are shown first are missing.
+    let whole = probe.video.len().saturating_sub(case.camera.bframes as usize + 1);
+    let mut shown: Vec<f64> = probe.video[..whole].iter().map(|p| p.pts_ms).collect();
     shown.sort_by(f64::total_cmp);
     let steps: Vec<f64> = shown.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(steps.iter().all(|ms| (ms - 1000.0 / 30.0).abs() < 2.0), "{name}: {steps:?}");
@@ -161,7 +163,9 @@ fn check(case: &Case, recording: &Value) {
     if case.camera.video.is_some() && case.camera.audio.is_some() {
         let measured = AvSync::measure(&file);
         println!("{name}: {:?} frames, {measured:?}", probe.counts());
-        assert!(measured.max_ms() <= 40.0, "{name}: {measured:?}");
+        // Before the first sender reports the tracks are put together as they arrive.
+        let settled = measured.offsets_ms.last().is_some_and(|ms| ms.abs() <= 40.0);
+        assert!(measured.max_ms() <= 60.0 && settled, "{name}: {measured:?}");
     }
 }
 
@@ -310,8 +314,10 @@ fn pulled_sources_leave_nothing_behind() {
         once(&format!("tcp-{round}"), "tcp");
         once(&format!("udp-{round}"), "udp");
     }
-    wait_until(&format!("no more than {before:?} threads and files"), Duration::from_secs(20), || {
-        let now = daemon.holdings();
+    let mut now = before;
+    let settled = reached(Duration::from_secs(20), || {
+        now = daemon.holdings();
         now.0 <= before.0 && now.1 <= before.1
     });
+    assert!(settled, "threads and files: {before:?} before, {now:?} now");
 }

@@ -201,7 +201,10 @@ fn what_comes_over_no_udp_comes_over_tcp() {
     });
     let path = add(&daemon, &json!({"uri": silent_udp.url(), "stream": "cam", "transport": "auto"}));
     live(&daemon, &path);
-    assert_eq!(silent_udp.methods(0), ["OPTIONS", "DESCRIBE", "SETUP", "PLAY", "TEARDOWN"]);
+    // Keep-alives, which may come in between, are left out.
+    let mut first = silent_udp.methods(0);
+    first.retain(|m| m != "OPTIONS");
+    assert_eq!(first, ["DESCRIBE", "SETUP", "PLAY", "TEARDOWN"]);
     assert_eq!(silent_udp.methods(1)[..4], ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"]);
     let asked: Vec<String> = silent_udp
         .seen()
@@ -319,7 +322,7 @@ fn broken_servers_make_a_source_wait_and_say_why() {
             "no media for 1 s",
         ),
     ];
-    let servers: Vec<_> = cases.iter().map(|(script, _)| Server::start(script)).collect();
+    let servers: Vec<_> = cases.iter().map(|(script, _)| Server::start(*script)).collect();
     let paths: Vec<_> = servers.iter().map(|s| add(&daemon, &json!({ "uri": s.url() }))).collect();
     for ((_, want), path) in cases.iter().zip(&paths) {
         let reason = reason(&daemon, path);
