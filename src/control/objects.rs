@@ -109,6 +109,7 @@ pub struct ServerInfo {
 pub struct Addresses {
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
+    pub rtsp: SocketAddr,
 }
 
 #[derive(Clone, Debug, Serialize)]

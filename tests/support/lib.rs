@@ -15,4 +15,5 @@ pub mod http;
 pub mod live;
 pub mod media;
 pub mod rtmp;
+pub mod rtsp;
 pub mod wait;
