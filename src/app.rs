@@ -2,6 +2,7 @@
 
 mod facts;
 mod rules;
+mod sources;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
@@ -12,6 +13,7 @@ use crate::{
     ingest::{
         rtmp::{RtmpLimits, RtmpServer},
         rtsp::{RtspLimits, RtspServer},
+        source::Sources,
     },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{Recorder, make_whole},
@@ -67,6 +69,7 @@ pub struct App {
     library: Library,
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
+    sources: Sources,
     rtsp: Arc<RtspServer>,
     control: Control,
     http_stop: CancellationToken,
@@ -131,8 +134,9 @@ impl App {
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
         let rtsp = Arc::new(RtspServer::new(hub.clone(), rtsp_limits(&config)));
 
+        let sources = sources::registry(hub.clone(), &config);
         let facts = facts_of(&config, addresses.clone(), rtmp.clone(), rtsp.clone());
-        let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
+        let control = Control::new(hub.clone(), recorder, library.clone(), sources.clone(), first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -145,6 +149,7 @@ impl App {
         tokio::spawn(async move { server.serve(rtmp_listener).await });
         let server = rtsp.clone();
         tokio::spawn(async move { server.serve(rtsp_listener).await });
+        sources::start(&sources, &config);
         let http_stop = CancellationToken::new();
         let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), totals);
         let routes = crate::api::routes(control.clone(), metrics.into_text());
@@ -153,7 +158,7 @@ impl App {
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, rtsp, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, rtmp, rtsp, sources, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -165,7 +170,7 @@ impl App {
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
         let publishers = left().min(Duration::from_secs(5));
-        tokio::join!(self.rtmp.stop(publishers), self.rtsp.stop(publishers));
+        tokio::join!(self.rtmp.stop(publishers), self.rtsp.stop(publishers), self.sources.stop(publishers));
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");

@@ -11,8 +11,10 @@ pub mod session;
 pub mod transport;
 pub mod udp;
 
+mod client;
 mod connection;
 mod server;
 
+pub use client::RtspPull;
 use server::Shared;
 pub use server::{RtspLimits, RtspServer, RtspStats};
