@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod flv;
 pub mod handshake;
 pub mod message;
+pub mod multitrack;
 pub mod publish;
 pub mod session;
 
