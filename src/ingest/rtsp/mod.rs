@@ -1,0 +1,4 @@
+//! RTSP 1.0 (RFC 2326): the server that streams are pushed to, and the parts a client needs too.
+
+pub mod message;
+pub mod sdp;
