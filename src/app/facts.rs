@@ -98,7 +98,8 @@ pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals:
 
 /// Tells systemd that the daemon is ready, and from then on that it is alive.
 pub(super) fn notify_ready(addresses: &Addresses) {
-    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, "ready");
+    let rtmps = addresses.rtmps.map(tracing::field::display);
+    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, rtmps, "ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let Some(period) = sd_notify::watchdog_enabled() else { return };

@@ -16,6 +16,8 @@ pub mod session;
 mod connection;
 mod feed;
 mod server;
+mod socket;
+mod takeover;
 
 use server::Shared;
 pub use server::{RtmpLimits, RtmpServer, RtmpStats};
