@@ -8,6 +8,7 @@
 pub mod amf0;
 pub mod chunk;
 pub mod daemon;
+pub mod enhanced;
 pub mod flv;
 pub mod http;
 pub mod live;
