@@ -11,6 +11,7 @@ use crate::{
     hub::{Hub, Publishing},
     ingest::{
         rtmp::{RtmpLimits, RtmpServer},
+        source::{SourceLimits, SourceRequest, SourceUri, Sources},
         tls::{Certificate, TlsError},
     },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
@@ -69,6 +70,7 @@ pub struct App {
     library: Library,
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
+    sources: Sources,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -131,8 +133,9 @@ impl App {
         };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
 
+        let sources = Sources::new(hub.clone(), source_limits(&config));
         let facts = facts_of(&config, addresses.clone(), rtmp.clone());
-        let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
+        let control = Control::new(hub.clone(), recorder, library.clone(), sources.clone(), first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -143,6 +146,7 @@ impl App {
 
         let server = rtmp.clone();
         tokio::spawn(async move { server.serve(rtmp_listener).await });
+        start_sources(&sources, &config);
         if let Some((listener, certificate)) = rtmps {
             let server = rtmp.clone();
             tokio::spawn(async move { server.serve_tls(listener, certificate).await });
@@ -155,7 +159,7 @@ impl App {
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, rtmp, sources, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -166,7 +170,8 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        self.rtmp.stop(left().min(Duration::from_secs(5))).await;
+        let ways_in = left().min(Duration::from_secs(5));
+        tokio::join!(self.rtmp.stop(ways_in), self.sources.stop(ways_in));
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -216,6 +221,28 @@ fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
         publisher_timeout: config.limits.publisher_timeout,
         max_connections: config.limits.max_connections,
         max_message_bytes: config.limits.max_message_bytes as usize,
+    }
+}
+
+fn source_limits(config: &DaemonConfig) -> SourceLimits {
+    SourceLimits {
+        connect_timeout: config.limits.connect_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_sources: config.limits.max_sources,
+        rules: config.allow_sources.clone(),
+    }
+}
+
+/// Begins to pull what the configuration names. A source that cannot be is told and left out.
+fn start_sources(sources: &Sources, config: &DaemonConfig) {
+    for source in &config.sources {
+        let added = SourceUri::from_url(source.uri.clone()).map_err(Into::into).and_then(|uri| {
+            let (stream, transport, record) = (source.stream.clone(), source.transport, source.record);
+            sources.add(SourceRequest { uri, stream, transport, record })
+        });
+        if let Err(error) = added {
+            tracing::error!("[[source]] is not pulled: {error}");
+        }
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod body;
 mod flashphoner;
+mod flashphoner_pull;
 mod health;
 mod problem;
 mod query;
 mod server;
+mod sources;
 mod v1;
 
 pub use server::serve;
@@ -37,6 +39,8 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     let resources = v1::routes(control.clone())
+        .or(sources::routes(control.clone()))
+        .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
         .or(health::routes(control, metrics))
@@ -65,15 +69,22 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
 /// The status of each kind of problem in `/api/v1`.
 fn status(kind: Kind) -> StatusCode {
     match kind {
-        Kind::BadBody | Kind::BadParameter | Kind::BadTemplate | Kind::BadCursor | Kind::NotSupported => {
-            StatusCode::BAD_REQUEST
-        }
-        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording => StatusCode::NOT_FOUND,
+        Kind::BadBody
+        | Kind::BadParameter
+        | Kind::BadTemplate
+        | Kind::BadCursor
+        | Kind::BadSource
+        | Kind::NotSupported => StatusCode::BAD_REQUEST,
+        Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
+        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::NotPublishing | Kind::AlreadyRecording | Kind::NotRecording | Kind::RecordingOff => {
-            StatusCode::CONFLICT
-        }
+        Kind::NotPublishing
+        | Kind::AlreadyRecording
+        | Kind::NotRecording
+        | Kind::RecordingOff
+        | Kind::SourceTaken
+        | Kind::TooManySources => StatusCode::CONFLICT,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::ShuttingDown | Kind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
@@ -101,6 +112,12 @@ impl From<ControlError> for Problem {
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
+            ControlError::UnknownSource(_) => Kind::UnknownSource,
+            ControlError::BadSource(_) => Kind::BadSource,
+            ControlError::SourceNotSupported(_) => Kind::NotSupported,
+            ControlError::SourceNotAllowed(_) => Kind::SourceNotAllowed,
+            ControlError::SourceTaken(_) => Kind::SourceTaken,
+            ControlError::TooManySources(_) => Kind::TooManySources,
             ControlError::Failed(_) => Kind::Failed,
         };
         Problem::new(kind, error.to_string())
@@ -136,7 +153,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::RecordingId, media::MediaSessionId};
+    use crate::{control::{RecordingId, SourceId}, media::MediaSessionId};
 
     #[test]
     fn every_control_error_has_its_status_in_both_dialects() {
@@ -152,6 +169,12 @@ mod tests {
             (ControlError::UnknownRecording(recording), 404, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
+            (ControlError::UnknownSource(SourceId::random()), 404, 404),
+            (ControlError::BadSource("uri".into()), 400, 400),
+            (ControlError::SourceNotSupported("rtsps".into()), 400, 400),
+            (ControlError::SourceNotAllowed("link-local".into()), 403, 403),
+            (ControlError::SourceTaken("uri".into()), 409, 409),
+            (ControlError::TooManySources("5".into()), 409, 409),
             (ControlError::Failed("disk".into()), 500, 500),
         ];
         for (error, own, theirs) in table {

@@ -4,6 +4,7 @@ pub mod caps;
 pub mod rtmp;
 pub mod rtp;
 pub mod rtsp;
+pub mod source;
 pub mod tls;
 
 mod drain;

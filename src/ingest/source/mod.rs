@@ -45,7 +45,7 @@ pub(in crate::ingest) trait Pull: Send + 'static {
 pub enum PullError {
     #[error("the host name cannot be resolved: {0}")]
     Resolve(io::Error),
-    #[error("{host} is at {address}, which [limits] allow_sources does not allow", address = .address)]
+    #[error("{host} is at {address}, which [limits] allow_sources does not allow")]
     NotAllowed { host: String, address: std::net::IpAddr },
     #[error("cannot connect: {0}")]
     Connect(io::Error),

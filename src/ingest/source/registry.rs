@@ -14,7 +14,7 @@ use crate::{
 use chrono::Utc;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::time::timeout;
@@ -123,7 +123,6 @@ impl Sources {
             limits: self.inner.limits.clone(),
             started: self.inner.started,
             state: Mutex::default(),
-            stream: OnceLock::new(),
             stop: CancellationToken::new(),
         });
         let ended = CancellationToken::new();

@@ -10,7 +10,7 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{net::TcpStream, time::sleep};
@@ -33,8 +33,6 @@ pub struct Source {
     /// Origin of the read ticks, common to all sources, and of the times given to receivers.
     pub(super) started: Instant,
     pub(super) state: Mutex<State>,
-    /// Set by [`publish`](Self::publish).
-    pub(super) stream: OnceLock<Arc<Stream>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -42,15 +40,21 @@ pub(super) struct State {
     pub(super) told: SourceState,
     /// When the connection under way became live.
     live_from: Option<Instant>,
+    /// The hub's stream, from the first [`publish`](Source::publish) on.
+    stream: Option<Arc<Stream>>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { told: SourceState::Connecting, live_from: None }
+        Self { told: SourceState::Connecting, live_from: None, stream: None }
     }
 }
 
 impl Source {
+    pub fn id(&self) -> SourceId {
+        self.id
+    }
+
     pub fn uri(&self) -> &SourceUri {
         &self.uri
     }
@@ -74,7 +78,7 @@ impl Source {
         reach::connect(host, port, &self.limits).await
     }
 
-    /// Takes the stream's name in the hub. Once in the life of a source.
+    /// Takes the stream's name in the hub, for a source that has no publisher yet.
     pub fn publish(
         &self,
         protocol: Protocol,
@@ -93,8 +97,7 @@ impl Source {
         tracing::info!(
             source = %self.id, session = %stream.id(), room = %self.room, stream = %self.name, %remote, "pulling"
         );
-        // A second stream of one source cannot be: its `Pull` keeps the publisher of the first.
-        let _ = self.stream.set(stream.clone());
+        self.state().stream = Some(stream.clone());
         Ok(publisher)
     }
 
@@ -111,7 +114,8 @@ impl Source {
 
     /// Done when the source is to end: it was removed, its session was ended, or the daemon ends.
     pub async fn stopped(&self) {
-        match self.stream.get() {
+        let stream = self.state().stream.clone();
+        match stream {
             Some(stream) => tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = stream.kicked() => {}
@@ -121,6 +125,7 @@ impl Source {
     }
 
     pub(super) fn snapshot(&self) -> SourceSnapshot {
+        let state = self.state();
         SourceSnapshot {
             id: self.id,
             uri: self.uri.to_string(),
@@ -130,9 +135,14 @@ impl Source {
             transport: self.transport,
             record: self.record,
             added_at: self.added_at,
-            state: self.state().told.clone(),
-            session: self.stream.get().map(|s| s.id()),
+            state: state.told.clone(),
+            session: state.stream.as_ref().map(|s| s.id()),
         }
+    }
+
+    fn begin(&self) {
+        let mut state = self.state();
+        (state.told, state.live_from) = (SourceState::Connecting, None);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -144,7 +154,7 @@ impl Source {
 pub(super) async fn run(source: &Source, mut pull: impl Pull) {
     let mut backoff = Backoff::default();
     loop {
-        *source.state() = State::default();
+        source.begin();
         let error = one_connection(source, &mut pull).await;
         if matches!(error, PullError::Stopped) {
             break;
