@@ -27,8 +27,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    pub(super) const KNOWN: &str =
-        "rtsp/startup, rtsp/find, rtsp/find_all, rtsp/terminate, pull/rtmp/pull, pull/find_all, pull/terminate";
+    pub(super) const KNOWN: &str = "rtsp/startup, rtsp/find, rtsp/find_all, rtsp/terminate, pull/rtmp/pull, pull/find_all, pull/terminate";
 
     pub(super) fn parse(path: &str) -> Option<Self> {
         Some(match path {
@@ -104,11 +103,8 @@ struct RtspFilter {
 }
 
 fn find_rtsp(filter: &RtspFilter, control: &Control) -> Answer {
-    let wanted = match &filter.uri {
-        // What is no URI is nobody's.
-        Some(uri) => Some(control.source_at(uri).ok().flatten().map(|source| source.id)),
-        None => None,
-    };
+    // What is no URI is nobody's.
+    let wanted = filter.uri.as_ref().map(|uri| control.source_at(uri).ok().flatten().map(|source| source.id));
     let sources: Vec<RtspSource> = control
         .sources()
         .iter()

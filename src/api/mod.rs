@@ -76,7 +76,9 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::BadSource
         | Kind::NotSupported => StatusCode::BAD_REQUEST,
         Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
-        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => StatusCode::NOT_FOUND,
+        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
+            StatusCode::NOT_FOUND
+        }
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::NotPublishing
@@ -153,7 +155,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::{RecordingId, SourceId}, media::MediaSessionId};
+    use crate::{
+        control::{RecordingId, SourceId},
+        media::MediaSessionId,
+    };
 
     #[test]
     fn every_control_error_has_its_status_in_both_dialects() {

@@ -91,7 +91,10 @@ mod tests {
         let new = |body: &str| parse::<SourceBody>(body.as_bytes()).and_then(SourceBody::into_new);
         let full = new(r#"{"uri": "rtsp://h/x", "stream": "a/b", "transport": "auto", "record": true}"#);
         let full = full.expect("a source");
-        assert_eq!((full.stream.as_deref(), full.transport, full.record), (Some("a/b"), Transport::Auto, true));
+        assert_eq!(
+            (full.stream.as_deref(), full.transport, full.record),
+            (Some("a/b"), Transport::Auto, true)
+        );
         let least = new(r#"{"uri": "rtsp://h/x"}"#).expect("a source");
         assert_eq!((least.stream, least.transport, least.record), (None, Transport::Tcp, false));
         for (body, want) in [

@@ -6,6 +6,8 @@
 //! because a test that uses half of a shared module would be warned about the other half.
 
 pub mod amf0;
+pub mod avsync;
+pub mod camera;
 pub mod chunk;
 pub mod daemon;
 pub mod enhanced;

@@ -73,6 +73,7 @@ impl From<MessageError> for PullError {
 const UDP_TRIAL: Duration = Duration::from_secs(3);
 
 /// One source that is pulled over RTSP.
+#[derive(Default)]
 pub struct RtspPull {
     stage: Stage,
     /// `auto` has learned that UDP does not get through here.
@@ -80,7 +81,9 @@ pub struct RtspPull {
 }
 
 /// The way of the stream into the hub, kept over all connections.
+#[derive(Default)]
 enum Stage {
+    #[default]
     New,
     /// The name is taken; no packet has come yet.
     Announced(Publisher),
@@ -101,10 +104,6 @@ impl<E: Into<PullError>> From<E> for Ended {
 }
 
 impl RtspPull {
-    pub fn new() -> Self {
-        Self { stage: Stage::New, udp_fails: false }
-    }
-
     async fn attempt(&mut self, source: &Source) -> Result<std::convert::Infallible, Ended> {
         let transport = match (source.transport(), self.udp_fails) {
             (Transport::Auto, true) => Transport::Tcp,
@@ -137,7 +136,7 @@ impl RtspPull {
 
     /// The first packet of a connection is here: makes the receiver, or tells it of the new connection.
     fn join(&mut self, media: Vec<Media>, now: Duration) -> Result<(), PullError> {
-        match std::mem::replace(&mut self.stage, Stage::New) {
+        match std::mem::take(&mut self.stage) {
             Stage::New => {}
             Stage::Announced(publisher) => {
                 let receiver = Receiver::new(publisher, media).map_err(RtspError::from)?;
@@ -175,7 +174,7 @@ impl Pull for RtspPull {
     }
 
     fn finish(&mut self, reason: EndReason) {
-        match std::mem::replace(&mut self.stage, Stage::New) {
+        match std::mem::take(&mut self.stage) {
             Stage::New => {}
             Stage::Announced(mut publisher) => publisher.end(reason),
             Stage::Receiving(mut receiver) => receiver.finish(reason),

@@ -104,9 +104,15 @@ impl fmt::Display for SourceId {
 pub enum SourceState {
     Connecting,
     /// Media arrives.
-    Live { since: DateTime<Utc> },
+    Live {
+        since: DateTime<Utc>,
+    },
     /// The last connection failed or ended for `reason`; `attempts` of them in a row.
-    Waiting { reason: String, next_try: DateTime<Utc>, attempts: u32 },
+    Waiting {
+        reason: String,
+        next_try: DateTime<Utc>,
+        attempts: u32,
+    },
 }
 
 /// A source at one moment, as it is told outside.

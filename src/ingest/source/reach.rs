@@ -21,9 +21,7 @@ pub(super) async fn addresses(
 ) -> Result<Vec<SocketAddr>, PullError> {
     let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
         Ok(address) => vec![(address, port).into()],
-        Err(_) => {
-            lookup_host((host, port)).await.map_err(PullError::Resolve)?.take(MAX_ADDRESSES).collect()
-        }
+        Err(_) => lookup_host((host, port)).await.map_err(PullError::Resolve)?.take(MAX_ADDRESSES).collect(),
     };
     let (allowed, refused): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|address| limits.rules.allows(host, address.ip()));

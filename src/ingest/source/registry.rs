@@ -1,8 +1,7 @@
 //! All sources of the daemon.
 
 use super::{
-    PullError, Scheme, SourceId, SourceLimits, SourceSnapshot, SourceUri, UriError,
-    reach,
+    PullError, Scheme, SourceId, SourceLimits, SourceSnapshot, SourceUri, UriError, reach,
     task::{self, GOODBYE_LIMIT, Source},
 };
 use crate::{
@@ -138,7 +137,7 @@ impl Sources {
         let done = ended.drop_guard();
         match scheme {
             Scheme::Rtsp => self.inner.tasks.spawn(async move {
-                task::run(&source, RtspPull::new()).await;
+                task::run(&source, RtspPull::default()).await;
                 this.forget(source.id);
                 drop(done);
             }),

@@ -1,6 +1,8 @@
 //! The life of one source: connect, wait, connect again, until it is removed.
 
-use super::{Pull, PullError, SourceId, SourceLimits, SourceSnapshot, SourceState, SourceUri, backoff::Backoff, reach};
+use super::{
+    Pull, PullError, SourceId, SourceLimits, SourceSnapshot, SourceState, SourceUri, backoff::Backoff, reach,
+};
 use crate::{
     config::Transport,
     hub::{Announce, EndReason, Hub, Publisher, Stream},

@@ -11,7 +11,18 @@ const MAX_DERIVED_NAME_BYTES: usize = 200;
 const HIDDEN: &str = "xxx";
 /// Query keys whose values cameras take as credentials.
 const SECRET_KEYS: [&str; 12] = [
-    "auth", "key", "pass", "passwd", "password", "psw", "pwd", "secret", "sig", "signature", "token", "user_pwd",
+    "auth",
+    "key",
+    "pass",
+    "passwd",
+    "password",
+    "psw",
+    "pwd",
+    "secret",
+    "sig",
+    "signature",
+    "token",
+    "user_pwd",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,8 +102,7 @@ impl SourceUri {
     }
 
     pub fn from_url(mut url: Url) -> Result<Self, UriError> {
-        let scheme =
-            Scheme::ALL.into_iter().find(|s| s.as_str() == url.scheme()).ok_or(UriError::Scheme)?;
+        let scheme = Scheme::ALL.into_iter().find(|s| s.as_str() == url.scheme()).ok_or(UriError::Scheme)?;
         let host = match url.host().ok_or(UriError::Host)? {
             Host::Domain(name) if is_host_name(name) => name.to_ascii_lowercase(),
             Host::Domain(_) => return Err(UriError::Host),

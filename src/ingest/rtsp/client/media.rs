@@ -1,6 +1,9 @@
 //! A session that plays: packets to the receiver, reports and keep-alives to the server.
 
-use super::{Ended, RtspError, RtspPull, UDP_TRIAL, setup::{Lane, Playing}};
+use super::{
+    Ended, RtspError, RtspPull, UDP_TRIAL,
+    setup::{Lane, Playing},
+};
 use crate::{
     config::Transport,
     ingest::{

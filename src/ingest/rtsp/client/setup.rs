@@ -77,7 +77,9 @@ pub(super) async fn open(source: &Source, transport: Transport) -> Result<Playin
         let mut dialogue = Dialogue::new(socket, &uri);
         let keep_alive_by = keep_alive_method(&mut dialogue, uri.request_url()).await?;
         match describe(&mut dialogue, &uri).await? {
-            Found::Here(described) => return play(source, dialogue, described, transport, keep_alive_by).await,
+            Found::Here(described) => {
+                return play(source, dialogue, described, transport, keep_alive_by).await;
+            }
             Found::Elsewhere(next) => uri = next,
         }
     }
@@ -104,10 +106,7 @@ async fn describe(dialogue: &mut Dialogue, uri: &SourceUri) -> Result<Found, Pul
     let url = uri.request_url();
     let accept = [(headers::ACCEPT, "application/sdp")];
     let response = dialogue.request(&Method::Describe, url, &accept).await?;
-    if matches!(
-        response.status(),
-        StatusCode::MovedPermanently | StatusCode::Found | StatusCode::SeeOther
-    ) {
+    if matches!(response.status(), StatusCode::MovedPermanently | StatusCode::Found | StatusCode::SeeOther) {
         let location = text(&response, &headers::LOCATION).ok_or(RtspError::BadRedirect)?;
         let next = uri.redirected(location).map_err(|_| RtspError::BadRedirect)?;
         return Ok(Found::Elsewhere(next));
@@ -131,7 +130,13 @@ async fn play(
     let Described { description, base } = described;
     let sections = usable(source, &description)?;
     let control = without_user(control_url(&base, description.control.as_deref()));
-    let mut session = Setup { dialogue, transport, tracks: Vec::new(), media: Vec::new(), timeout_s: DEFAULT_SESSION_TIMEOUT_S };
+    let mut session = Setup {
+        dialogue,
+        transport,
+        tracks: Vec::new(),
+        media: Vec::new(),
+        timeout_s: DEFAULT_SESSION_TIMEOUT_S,
+    };
     for section in sections {
         let url = without_user(control_url(&base, section.control.as_deref()));
         session.set_up(&url, section).await?;
@@ -219,8 +224,7 @@ impl Setup {
     async fn over_tcp(&mut self, url: &Url) -> Result<(Response<Vec<u8>>, Lane), PullError> {
         let rtp = self.tracks.len() as u8 * 2;
         let asked = format!("RTP/AVP/TCP;unicast;interleaved={rtp}-{}", rtp + 1);
-        let response =
-            self.dialogue.request(&Method::Setup, url, &[(headers::TRANSPORT, &asked)]).await?;
+        let response = self.dialogue.request(&Method::Setup, url, &[(headers::TRANSPORT, &asked)]).await?;
         expect_ok("SETUP", &response)?;
         // The server may choose other channels than those it was asked for.
         let (rtp, rtcp) = pair(transport_parameter(&response, "interleaved")).unwrap_or((rtp, rtp + 1));
@@ -240,8 +244,7 @@ impl Setup {
         let sockets = UdpPair::bind(local.ip(), remote.ip(), None)?;
         let (rtp, rtcp) = sockets.ports()?;
         let asked = format!("RTP/AVP;unicast;client_port={rtp}-{rtcp}");
-        let response =
-            self.dialogue.request(&Method::Setup, url, &[(headers::TRANSPORT, &asked)]).await?;
+        let response = self.dialogue.request(&Method::Setup, url, &[(headers::TRANSPORT, &asked)]).await?;
         if let Some(ports) = pair(transport_parameter(&response, "server_port")) {
             sockets.punch(ports);
         }
@@ -305,7 +308,7 @@ fn plain(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtsp_types::{Version};
+    use rtsp_types::Version;
 
     fn response(transport: &str) -> Response<Vec<u8>> {
         Response::builder(Version::V1_0, StatusCode::Ok)
