@@ -119,15 +119,15 @@ pub enum AudioTag {
 }
 
 impl VideoTag {
-    /// What [`video_track_caps`](super::caps::video_track_caps) asks for, when this message has it.
-    /// VP8 and VP9 need none: theirs is empty, also at every key frame, for encoders that send no sequence header.
+    /// What [`video_track_caps`](super::caps::video_track_caps) asks for, when this message has it: the sequence header;
+    /// of VP8 and VP9 every key frame, because their header (which some encoders do not send) does not tell the size.
     pub fn config(self, payload: &[u8]) -> Option<(Codec, &[u8])> {
         match self {
-            VideoTag::SequenceHeader { codec: codec @ (Codec::Vp8 | Codec::Vp9), .. }
-            | VideoTag::Frame { codec: codec @ (Codec::Vp8 | Codec::Vp9), key: true, .. } => {
-                Some((codec, &[]))
+            VideoTag::SequenceHeader { codec: Codec::Vp8 | Codec::Vp9, .. } => None,
+            VideoTag::SequenceHeader { codec, offset }
+            | VideoTag::Frame { codec: codec @ (Codec::Vp8 | Codec::Vp9), key: true, offset, .. } => {
+                Some((codec, payload.get(offset..)?))
             }
-            VideoTag::SequenceHeader { codec, offset } => Some((codec, payload.get(offset..)?)),
             _ => None,
         }
     }
@@ -464,8 +464,8 @@ mod tests {
         let audio = |payload: &'static [u8]| parse_audio(payload).unwrap().config(payload);
         assert_eq!(video(b"\x17\0\0\0\0avcC"), Some((Codec::H264, &b"avcC"[..])));
         assert_eq!(video(b"\x17\x01\0\0\0au"), None);
-        assert_eq!(video(b"\x90vp09vpcC"), Some((Codec::Vp9, &[][..])));
-        assert_eq!(video(b"\x91vp09key"), Some((Codec::Vp9, &[][..])));
+        assert_eq!(video(b"\x90vp09vpcC"), None);
+        assert_eq!(video(b"\x91vp09key"), Some((Codec::Vp9, &b"key"[..])));
         assert_eq!(video(b"\xA1vp09delta"), None);
         assert_eq!(audio(b"\xAF\0asc"), Some((Codec::Aac, &b"asc"[..])));
         assert_eq!(audio(b"\xAF\x01raw"), None);
