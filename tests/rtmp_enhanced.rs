@@ -129,22 +129,22 @@ fn a_codec_that_is_not_supported_is_named_and_costs_the_others_nothing() {
 fn capabilities_are_told_as_they_were_asked_for() {
     let house = House::new(RECORD_ALL, "");
     let daemon = house.start(REELD);
-    let connected = |members: Vec<(&str, Amf)>| {
-        let mut options = daemon.publish_options("live", "caps");
+    let connected = |name: &str, members: Vec<(&str, Amf)>| {
+        let mut options = daemon.publish_options("live", name);
         options.connect = members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let client = Client::publish(options).expect("accepted");
         client.connected().expect("an answer").values[1].clone()
     };
-    let plain = connected(vec![]);
+    let plain = connected("plain", vec![]);
     assert!(plain.get("fourCcList").is_none() && plain.get("capsEx").is_none(), "{plain:?}");
     // As ffmpeg with -rtmp_enhanced_codecs.
     let list = Amf::Array(["hvc1", "vvc1", "Opus"].map(Amf::string).into());
-    let first = connected(vec![("fourCcList", list)]);
+    let first = connected("first", vec![("fourCcList", list)]);
     let ours = Amf::Array(["hvc1", "Opus"].map(Amf::string).into());
     assert_eq!(first.get("fourCcList"), Some(&ours));
     // As version 2 encoders.
     let all = Amf::Object(vec![("*".into(), Amf::Number(2.0))]);
-    let second = connected(vec![("capsEx", Amf::Number(15.0)), ("videoFourCcInfoMap", all)]);
+    let second = connected("second", vec![("capsEx", Amf::Number(15.0)), ("videoFourCcInfoMap", all)]);
     assert_eq!(second.get("capsEx"), Some(&Amf::Number(4.0)));
     let video = second.get("videoFourCcInfoMap").expect("a map");
     assert_eq!(video.get("av01"), Some(&Amf::Number(4.0)));

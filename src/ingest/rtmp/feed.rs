@@ -6,7 +6,7 @@ use super::{
 use crate::{
     hub::{EndReason, Publisher},
     ingest::caps::{CapsError, audio_track_caps, video_track_caps},
-    media::{Codec, Frame, MediaKind, Timeline, Track, TrackId, Tracks, VideoSize},
+    media::{Codec, Frame, Gap, GapKind, MediaKind, Timeline, Track, TrackId, Tracks, VideoSize},
 };
 use gstreamer as gst;
 use std::time::Duration;
@@ -34,6 +34,18 @@ pub(super) struct Feed {
     faults_told: usize,
     /// Messages of tracks beside the main one.
     other_tracks: u64,
+    /// When the last access unit came.
+    last_media: Duration,
+    returning: Returning,
+}
+
+/// The source is back on a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Returning {
+    /// No access unit of the new connection has come.
+    at_first: bool,
+    /// Pictures left out so far: without the key frame that they refer to they cannot be decoded.
+    without_key: Option<u64>,
 }
 
 /// When the first access unit came, and its decoding time.
@@ -80,11 +92,21 @@ impl Feed {
             last_fault: None,
             faults_told: 0,
             other_tracks: 0,
+            last_media: Duration::ZERO,
+            returning: Returning::default(),
         }
     }
 
     pub fn publisher(&mut self) -> &mut Publisher {
         &mut self.publisher
+    }
+
+    /// The source came back on a new connection, whose media follows. The timeline goes on without the time between,
+    /// which is told as a gap. Without effect before the first media.
+    pub fn reconnected(&mut self) {
+        if self.first_media.is_some() {
+            self.returning = Returning { at_first: true, without_key: Some(0) };
+        }
     }
 
     pub fn metadata(&mut self, metadata: &Metadata) {
@@ -227,7 +249,22 @@ impl Feed {
         payload: Payload,
         now: Duration,
     ) {
+        let kind = self.tracks.get(usize::from(track.0)).map(Track::kind);
+        if kind == Some(MediaKind::Video) && self.waits_for_key(key) {
+            return;
+        }
+        if std::mem::take(&mut self.returning.at_first) {
+            let away = now.saturating_sub(self.last_media);
+            let at_ns = self.timeline.resume_ms(timestamp_ms);
+            self.tell(GapKind::Reconnect, at_ns, away.as_millis() as i64, 0);
+        }
+        self.last_media = now;
         let step = self.timeline.step_ms(track, timestamp_ms, now);
+        if kind == Some(MediaKind::Video)
+            && let Some(frames @ 1..) = self.returning.without_key.take()
+        {
+            self.tell(GapKind::PacketLoss, step.dts_ns, 0, frames);
+        }
         self.first_media.get_or_insert(FirstMedia { at: now, dts_ns: step.dts_ns });
         if let Some(gap) = step.jump {
             self.publisher.publish(&mut self.batch);
@@ -243,6 +280,21 @@ impl Feed {
             unit.set_flags(gst::BufferFlags::DELTA_UNIT);
         }
         self.batch.push(Frame { track, buffer });
+    }
+
+    fn waits_for_key(&mut self, key: bool) -> bool {
+        match &mut self.returning.without_key {
+            Some(left_out) if !key => {
+                *left_out += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn tell(&mut self, kind: GapKind, at_ns: u64, by_ms: i64, frames: u64) {
+        self.publisher.publish(&mut self.batch);
+        self.publisher.gap(Gap { kind, at_ms: at_ns / 1_000_000, by_ms, frames, packets: 0 });
     }
 
     /// An AAC access unit has 1024 samples, G.711 a byte per sample; other codecs do not say.

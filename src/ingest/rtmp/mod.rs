@@ -15,9 +15,13 @@ pub mod session;
 
 mod connection;
 mod feed;
+mod fetch;
+mod pull;
 mod server;
 mod socket;
+mod tags;
 mod takeover;
 
+pub use pull::RtmpPull;
 use server::Shared;
 pub use server::{RtmpLimits, RtmpServer, RtmpStats};
