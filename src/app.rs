@@ -14,6 +14,7 @@ use crate::{
         rtmp::{RtmpLimits, RtmpServer},
         rtsp::{RtspLimits, RtspServer},
         source::Sources,
+        tls::{Certificate, TlsError},
     },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{Recorder, make_whole},
@@ -51,6 +52,8 @@ pub enum AppError {
     Library(#[from] LibraryError),
     #[error("cannot listen on {address} ([listen] {key}): {source}")]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("[paths] state: {}: {source}", path.display())]
     State { path: PathBuf, source: io::Error },
     #[error("[paths] state: another reeld runs with {}; end it, or give this one a folder of its own", path.display())]
@@ -126,10 +129,12 @@ impl App {
         let rtmp_listener = listen("rtmp", config.listen.rtmp).await?;
         let rtsp_listener = listen("rtsp", config.listen.rtsp).await?;
         let http_listener = listen("http", config.listen.http).await?;
+        let rtmps = listen_tls(&config).await?;
         let addresses = Addresses {
             http: http_listener.local_addr()?,
             rtmp: rtmp_listener.local_addr()?,
             rtsp: rtsp_listener.local_addr()?,
+            rtmps: rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
         };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
         let rtsp = Arc::new(RtspServer::new(hub.clone(), rtsp_limits(&config)));
@@ -150,6 +155,10 @@ impl App {
         let server = rtsp.clone();
         tokio::spawn(async move { server.serve(rtsp_listener).await });
         sources::start(&sources, &config);
+        if let Some((listener, certificate)) = rtmps {
+            let server = rtmp.clone();
+            tokio::spawn(async move { server.serve_tls(listener, certificate).await });
+        }
         let http_stop = CancellationToken::new();
         let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), totals);
         let routes = crate::api::routes(control.clone(), metrics.into_text());
@@ -205,6 +214,13 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
+}
+
+/// For RTMPS, where it is configured.
+async fn listen_tls(config: &DaemonConfig) -> Result<Option<(TcpListener, Arc<Certificate>)>, AppError> {
+    let (Some(address), Some(files)) = (config.listen.rtmps, &config.tls) else { return Ok(None) };
+    let certificate = Arc::new(Certificate::load(files)?);
+    Ok(Some((listen("rtmps", address).await?, certificate)))
 }
 
 fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {

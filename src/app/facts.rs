@@ -121,7 +121,8 @@ pub(super) fn metrics(
 
 /// Tells systemd that the daemon is ready, and from then on that it is alive.
 pub(super) fn notify_ready(addresses: &Addresses) {
-    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, rtsp = %addresses.rtsp, "ready");
+    let rtmps = addresses.rtmps.map(tracing::field::display);
+    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, rtmps, rtsp = %addresses.rtsp, "ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let Some(period) = sd_notify::watchdog_enabled() else { return };

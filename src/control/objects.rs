@@ -110,6 +110,9 @@ pub struct Addresses {
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
     pub rtsp: SocketAddr,
+    /// Where it is offered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmps: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -5,6 +5,7 @@ pub mod rtmp;
 pub mod rtp;
 pub mod rtsp;
 pub mod source;
+pub mod tls;
 
 mod drain;
 

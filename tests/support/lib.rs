@@ -11,6 +11,7 @@ pub mod browser;
 pub mod camera;
 pub mod chunk;
 pub mod daemon;
+pub mod enhanced;
 pub mod flv;
 pub mod http;
 pub mod live;

@@ -1,13 +1,13 @@
 //! All sources of the daemon.
 
 use super::{
-    PullError, Scheme, SourceId, SourceLimits, SourceSnapshot, SourceUri, UriError, reach,
+    Pull, PullError, Scheme, SourceId, SourceLimits, SourceSnapshot, SourceUri, UriError, reach,
     task::{self, GOODBYE_LIMIT, Source},
 };
 use crate::{
     config::Transport,
     hub::Hub,
-    ingest::rtsp::RtspPull,
+    ingest::{rtmp::RtmpPull, rtsp::RtspPull},
     media::{NameError, RoomName, StreamName, split_path},
 };
 use chrono::Utc;
@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::timeout;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 /// Time for looking a new source's host up; a name that takes longer is looked up again by the source itself.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
@@ -133,19 +136,22 @@ impl Sources {
 
     fn spawn(&self, source: Arc<Source>, ended: CancellationToken) -> Result<(), SourcesError> {
         let scheme = source.uri.scheme();
-        let this = self.clone();
         let done = ended.drop_guard();
         match scheme {
-            Scheme::Rtsp => self.inner.tasks.spawn(async move {
-                task::run(&source, RtspPull::default()).await;
-                this.forget(source.id);
-                drop(done);
-            }),
-            Scheme::Rtsps | Scheme::Rtmp | Scheme::Rtmps => {
-                return Err(SourcesError::NotSupported(scheme.as_str()));
-            }
-        };
+            Scheme::Rtsp => self.run(source, RtspPull::default(), done),
+            Scheme::Rtmp | Scheme::Rtmps => self.run(source, RtmpPull::default(), done),
+            Scheme::Rtsps => return Err(SourcesError::NotSupported(scheme.as_str())),
+        }
         Ok(())
+    }
+
+    fn run(&self, source: Arc<Source>, pull: impl Pull, done: DropGuard) {
+        let this = self.clone();
+        self.inner.tasks.spawn(async move {
+            task::run(&source, pull).await;
+            this.forget(source.id);
+            drop(done);
+        });
     }
 
     /// Every source, oldest first.
