@@ -9,7 +9,10 @@ use crate::{
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, Publishing},
-    ingest::rtmp::{RtmpLimits, RtmpServer},
+    ingest::{
+        rtmp::{RtmpLimits, RtmpServer},
+        whip::{WhipServer, WhipSettings},
+    },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::Recorder,
 };
@@ -64,6 +67,7 @@ pub struct App {
     library: Library,
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
+    whip: Arc<WhipServer>,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -120,6 +124,7 @@ impl App {
         let http_listener = listen("http", config.listen.http).await?;
         let addresses = Addresses { http: http_listener.local_addr()?, rtmp: rtmp_listener.local_addr()? };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
+        let whip = Arc::new(WhipServer::new(hub.clone(), whip_settings(&config)));
 
         let facts = facts_of(&config, addresses.clone(), rtmp.clone());
         let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
@@ -134,14 +139,14 @@ impl App {
         let server = rtmp.clone();
         tokio::spawn(async move { server.serve(rtmp_listener).await });
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), totals);
-        let routes = crate::api::routes(control.clone(), metrics.into_text());
+        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), whip.clone(), totals);
+        let routes = crate::api::routes(control.clone(), whip.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, rtmp, whip, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -152,7 +157,8 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        self.rtmp.stop(left().min(Duration::from_secs(5))).await;
+        let publishers = left().min(Duration::from_secs(5));
+        tokio::join!(self.rtmp.stop(publishers), self.whip.stop(publishers));
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -195,6 +201,15 @@ fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
         publisher_timeout: config.limits.publisher_timeout,
         max_connections: config.limits.max_connections,
         max_message_bytes: config.limits.max_message_bytes as usize,
+    }
+}
+
+fn whip_settings(config: &DaemonConfig) -> WhipSettings {
+    WhipSettings {
+        webrtc: config.webrtc.clone(),
+        connect_timeout: config.limits.connect_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_sessions: config.limits.max_connections,
     }
 }
 

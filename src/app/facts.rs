@@ -5,7 +5,7 @@ use crate::{
     config::Limits,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    ingest::rtmp::RtmpServer,
+    ingest::{rtmp::RtmpServer, whip::WhipServer},
     record::Totals,
     telemetry::Metrics,
 };
@@ -67,7 +67,13 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
     }
 }
 
-pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals: Arc<Totals>) -> Metrics {
+pub(super) fn metrics(
+    hub: Hub,
+    control: Control,
+    rtmp: Arc<RtmpServer>,
+    whip: Arc<WhipServer>,
+    totals: Arc<Totals>,
+) -> Metrics {
     let mut metrics = Metrics::default();
     let total = |pick: fn(&Totals) -> &AtomicU64| {
         let totals = totals.clone();
@@ -80,6 +86,10 @@ pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals:
     metrics.counter("rtmp_refused", "RTMP connections refused: max_connections.", move || {
         refusing.stats().refused
     });
+    let (sessions, accepting) = (whip.clone(), whip.clone());
+    metrics.gauge("whip_sessions", "WebRTC publishers.", move || sessions.stats().sessions as u64);
+    metrics.counter("whip_accepted", "WHIP offers accepted.", move || accepting.stats().accepted);
+    metrics.counter("whip_refused", "WHIP offers refused.", move || whip.stats().refused);
     let (running, disk, policy) = (control.clone(), control.clone(), control);
     metrics.gauge("recordings_running", "Recordings being written.", move || {
         running.recordings_running() as u64

@@ -2,6 +2,7 @@
 
 mod objects;
 mod rules;
+pub mod whip;
 
 pub use crate::library::{Filter, Page, Recording, RecordingId, Status};
 pub use objects::*;

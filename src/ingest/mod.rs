@@ -3,6 +3,7 @@
 pub mod caps;
 pub mod rtmp;
 pub mod rtp;
+pub mod whip;
 
 mod drain;
 
