@@ -3,7 +3,7 @@
 mod audio;
 mod size;
 
-pub use audio::{AudioTrackCaps, audio_track_caps};
+pub use audio::{AudioTrackCaps, audio_track_caps, g711_track_caps, opus_head};
 
 use crate::media::{Codec, VideoSize};
 use gstreamer as gst;

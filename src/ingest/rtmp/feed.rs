@@ -11,7 +11,7 @@ use gstreamer as gst;
 use std::time::Duration;
 
 /// How much media is awaited for the second track to show up: encoders announce both within a second.
-const SETTLE_MEDIA_MS: u64 = 1_000;
+const SETTLE_MEDIA_NS: u64 = 1_000_000_000;
 /// The same in wall time, for encoders that send nothing meanwhile.
 const SETTLE_WALL: Duration = Duration::from_millis(1_500);
 
@@ -33,7 +33,7 @@ pub(super) struct Feed {
 #[derive(Clone, Copy)]
 struct FirstMedia {
     at: Duration,
-    dts_ms: u64,
+    dts_ns: u64,
 }
 
 /// The payload of a media message without its tag header, as memory of a `gst::Buffer`.
@@ -178,16 +178,17 @@ impl Feed {
         payload: Payload,
         now: Duration,
     ) {
-        let step = self.timeline.step(track, timestamp_ms, now);
-        self.first_media.get_or_insert(FirstMedia { at: now, dts_ms: step.dts_ms });
+        let step = self.timeline.step_ms(track, timestamp_ms, now);
+        self.first_media.get_or_insert(FirstMedia { at: now, dts_ns: step.dts_ns });
         if let Some(gap) = step.jump {
             self.publisher.publish(&mut self.batch);
             self.publisher.gap(gap);
         }
         let mut buffer = gst::Buffer::from_slice(payload);
         let unit = buffer.get_mut().expect("a new buffer has one owner");
-        unit.set_dts(gst::ClockTime::from_mseconds(step.dts_ms));
-        unit.set_pts(gst::ClockTime::from_mseconds(step.dts_ms.saturating_add_signed(cts_ms.into())));
+        unit.set_dts(gst::ClockTime::from_nseconds(step.dts_ns));
+        let cts_ns = i64::from(cts_ms) * 1_000_000;
+        unit.set_pts(gst::ClockTime::from_nseconds(step.dts_ns.saturating_add_signed(cts_ns)));
         unit.set_duration(duration);
         if !key {
             unit.set_flags(gst::BufferFlags::DELTA_UNIT);
@@ -235,7 +236,7 @@ impl Feed {
             return true;
         }
         let Some(first) = self.first_media else { return false };
-        let settled_ns = (first.dts_ms + SETTLE_MEDIA_MS) * 1_000_000;
+        let settled_ns = first.dts_ns + SETTLE_MEDIA_NS;
         now.saturating_sub(first.at) >= SETTLE_WALL
             || self.batch.last().is_some_and(|f| f.dts_ns() >= settled_ns)
     }

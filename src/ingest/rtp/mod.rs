@@ -3,6 +3,8 @@
 //! Packets go `reorder` → `depay` (access units) → `clock` (sender reports put all tracks on one clock) → `dts`
 //! (decoding order gets its times) → `media::Timeline` → hub. All but `receiver`, which owns the hub's publisher, is pure.
 
+pub mod depay;
+
 use crate::media::Codec;
 
 /// What a session description says about one RTP stream.
