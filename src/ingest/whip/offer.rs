@@ -162,7 +162,7 @@ fn section(media: &Media) -> Result<Section, OfferError> {
     if !media.proto.ends_with("TLS/RTP/SAVPF") {
         return Err(unusable(format!("{} is offered as {}; offer UDP/TLS/RTP/SAVPF", media.media, media.proto)));
     }
-    if media.has_attribute("simulcast") || media.get_attribute_values("rid").is_some_and(|mut rids| rids.next().is_some()) {
+    if media.has_attribute("simulcast") || media.has_attribute("rid") {
         return Err(unusable("simulcast is not taken; offer one encoding for each track (no a=simulcast, no a=rid)"));
     }
     section.format = choose(media)?;

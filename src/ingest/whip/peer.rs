@@ -8,7 +8,7 @@ use super::{
 };
 use crate::config::Webrtc;
 use gstreamer::{self as gst, prelude::*};
-use gstreamer_sdp::SDPMessage;
+use gstreamer_sdp::{SDPMessage, SDPMessageRef};
 use gstreamer_webrtc::{
     WebRTCPeerConnectionState as State, WebRTCSDPType, WebRTCSessionDescription as Description,
 };
@@ -34,7 +34,7 @@ pub(super) enum PeerError {
     Start(#[from] gst::StateChangeError),
     #[error("webrtcbin: {0}")]
     Negotiation(String),
-    #[error("webrtcbin does not answer within {} s ({0})", STEP_LIMIT.as_secs())]
+    #[error("webrtcbin does not answer within {limit} s ({0})", limit = STEP_LIMIT.as_secs())]
     Frozen(&'static str),
 }
 
@@ -92,7 +92,8 @@ impl Peer {
             })
             .await?;
         let answer = reply.and_then(|r| r.get::<Description>("answer").ok());
-        let answer = answer.ok_or_else(|| PeerError::Negotiation("it makes no answer".into()))?;
+        let mut answer = answer.ok_or_else(|| PeerError::Negotiation("it makes no answer".into()))?;
+        accept_extensions(offer.sdp(), answer.sdp_mut());
         self.step("set-local-description", |promise| {
             self.webrtc.emit_by_name::<()>("set-local-description", &[&answer, promise]);
         })
@@ -156,6 +157,16 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.stop();
+    }
+}
+
+/// webrtcbin answers without header extensions. Those of the offer are the ones that are wanted: without the numbers of
+/// transport-wide congestion control in every packet, the publisher's bitrate does not climb.
+fn accept_extensions(offer: &SDPMessageRef, answer: &mut SDPMessageRef) {
+    for (offered, answered) in offer.medias().zip(answer.medias_mut()) {
+        for extension in offered.attributes().filter(|a| a.key() == "extmap") {
+            answered.add_attribute("extmap", extension.value());
+        }
     }
 }
 

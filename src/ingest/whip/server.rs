@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::Webrtc,
-    hub::{Announce, EndReason, Hub, HubError, Publisher},
+    hub::{Announce, Hub, HubError, Publisher},
     ingest::{
         rtp::{Arrival, Media, Receiver},
         session_id,
