@@ -6,11 +6,15 @@
 //! because a test that uses half of a shared module would be warned about the other half.
 
 pub mod amf0;
+pub mod avsync;
+pub mod browser;
+pub mod camera;
 pub mod chunk;
 pub mod daemon;
 pub mod flv;
 pub mod http;
 pub mod live;
 pub mod media;
+pub mod relay;
 pub mod rtmp;
 pub mod wait;
