@@ -1,9 +1,15 @@
 //! Caps of a track from its codec configuration, as parsers and demuxers of GStreamer would give them.
 
 mod audio;
+mod av1;
+mod h264;
+mod h265;
 mod size;
 
 pub use audio::{AudioTrackCaps, audio_track_caps, g711_track_caps, opus_head};
+pub use av1::av1c;
+pub use h264::{H264Sps, avcc};
+pub use h265::{H265Sps, hvcc};
 
 use crate::media::{Codec, VideoSize};
 use gstreamer as gst;
@@ -43,6 +49,14 @@ pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Optio
     Ok((caps.build(), size))
 }
 
+/// Adds a size that the codec configuration does not tell.
+pub fn with_size(mut caps: gst::Caps, VideoSize { width, height }: VideoSize) -> gst::Caps {
+    let caps_mut = caps.make_mut();
+    caps_mut.set("width", width as i32);
+    caps_mut.set("height", height as i32);
+    caps
+}
+
 type CapsBuilder = gst::caps::Builder<gst::caps::NoFeature>;
 
 fn h264(avcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
@@ -63,7 +77,7 @@ fn h264(avcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
         .field("alignment", "au")
         .field("codec_data", gst::Buffer::from_slice(avcc.to_vec()))
         .field_if_some("profile", h264_profile(*profile, *compatibility));
-    Ok((caps, size::of_h264_sps(sps)))
+    Ok((caps, H264Sps::parse(sps).and_then(|sps| sps.size)))
 }
 
 /// GStreamer's name of a profile (ISO/IEC 14496-10, A.2); `None` for rare ones.
@@ -98,7 +112,7 @@ fn h265(hvcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
         .field("stream-format", "hvc1")
         .field("alignment", "au")
         .field("codec_data", gst::Buffer::from_slice(hvcc.to_vec()));
-    Ok((caps, size::of_h265_sps(sps)))
+    Ok((caps, H265Sps::parse(sps).and_then(|sps| sps.size)))
 }
 
 fn av1(av1c: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {

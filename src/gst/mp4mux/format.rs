@@ -1,8 +1,8 @@
 //! From caps to what a track needs: its sample entry, its timescale and how its access units are timed.
 
-use super::bits::Bits;
 use super::boxes::{boxed, full_box};
 use super::video;
+use crate::media::Bits;
 use crate::media::MediaKind;
 use bytes::BufMut;
 use gstreamer as gst;

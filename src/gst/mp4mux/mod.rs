@@ -13,7 +13,6 @@
 //! final `moov` it is an empty edit; reorder delay and decoder pre-skip are in an edit list in both. A track whose
 //! first access unit comes after the header has no edit list there: its fragments use signed composition offsets.
 
-mod bits;
 mod boxes;
 mod element;
 mod format;

@@ -1,8 +1,8 @@
 //! Sample entries of video tracks.
 
-use super::bits::Bits;
 use super::boxes::{boxed, full_box};
 use super::format::{Format, FormatError, VIDEO_TIMESCALE, codec_data, positive_u16};
+use crate::media::Bits;
 use crate::media::MediaKind;
 use bytes::BufMut;
 use gstreamer as gst;

@@ -198,10 +198,10 @@ proptest! {
         let _ = video_track_caps(Codec::H265, &hvcc);
         let _ = video_track_caps(Codec::Av1, &av1c);
         let _ = video_track_caps(Codec::Av1, &[&[0x81, 0, 0, 0, 0x08], &sps[..]].concat());
-        let _ = size::of_h264_sps(&[&[0x67], &sps[..]].concat());
-        let _ = size::of_h265_sps(&[&[0x42, 1], &sps[..]].concat());
+        let _ = H264Sps::parse(&[&[0x67], &sps[..]].concat());
+        let _ = H265Sps::parse(&[&[0x42, 1], &sps[..]].concat());
         let zeros = [&[0x67, 100][..], &[0; 40], &sps].concat();
-        let _ = (size::of_h264_sps(&zeros), size::of_h265_sps(&zeros));
+        let _ = (H264Sps::parse(&zeros), H265Sps::parse(&zeros));
     }
 
     #[test]

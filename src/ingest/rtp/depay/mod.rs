@@ -3,8 +3,22 @@
 //! A unit is given out only when every packet of it came. It ends at the packet with the marker, or, in sequence, at
 //! the first packet of another timestamp (some senders set no marker).
 
+mod aac;
+mod asc;
+mod assembly;
+mod av1;
 mod g711;
+mod h264;
+mod h265;
+mod latm;
+mod nal;
 mod opus;
+mod picture_size;
+mod vp8;
+mod vp9;
+
+#[cfg(test)]
+mod tests;
 
 use super::Format;
 use crate::media::{Codec, VideoSize};
@@ -64,8 +78,7 @@ pub trait Depay: Send {
     /// unless that packet is known to be its first.
     fn lost(&mut self);
 
-    /// The stream ends. Gives out the unit under way if it may be whole although its marker never came: its last NAL
-    /// unit, OBU or frame is.
+    /// The stream ends. Gives out the unit under way if its sender ends units without a marker.
     fn finish(&mut self, out: &mut Vec<Output>);
 
     /// Units dropped so far because a part of them was missing or wrong, or because what is needed to decode them
@@ -84,12 +97,24 @@ pub struct DepayError {
 /// Biggest access unit.
 const MAX_UNIT_BYTES: usize = 8 << 20;
 
+/// Most values in one format parameter.
+const MAX_LISTED: usize = 64;
+
 /// A depayloader for what `format` describes.
 pub fn make(format: &Format) -> Result<Box<dyn Depay>, DepayError> {
     Ok(match format.codec {
+        Codec::H264 => Box::new(h264::H264::new(format)?),
+        Codec::H265 => Box::new(h265::H265::new(format)?),
+        Codec::Av1 => Box::new(av1::Av1::new()),
+        Codec::Vp8 => Box::new(vp8::Vp8::new()),
+        Codec::Vp9 => Box::new(vp9::Vp9::new()),
+        Codec::Aac if latm::Latm::is_described_by(format) => Box::new(latm::Latm::new(format)?),
+        Codec::Aac => Box::new(aac::Aac::new(format)?),
         Codec::Opus => Box::new(opus::Opus::new(format)?),
         Codec::Pcma | Codec::Pcmu => Box::new(g711::G711::new(format)?),
-        codec => return Err(DepayError { codec, what: "no payload format that reeld reads" }),
+        codec @ (Codec::Mp3 | Codec::Vorbis) => {
+            return Err(DepayError { codec, what: "no payload format that reeld reads" });
+        }
     })
 }
 
@@ -105,4 +130,15 @@ impl Told {
     fn tell(&mut self, out: &mut Vec<Output>) {
         out.extend(self.0.take().map(Output::Config));
     }
+}
+
+/// Binary values in a format parameter, separated by commas; what is not base64 is passed over.
+fn base64_list(value: Option<&str>) -> Vec<Vec<u8>> {
+    use base64::Engine;
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    const CONFIG: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    const ENGINE: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, CONFIG);
+    let items = value.unwrap_or_default().split(',').take(MAX_LISTED);
+    items.filter_map(|item| ENGINE.decode(item.trim()).ok()).collect()
 }
