@@ -235,7 +235,6 @@ impl WhipServer {
             session_id: session_id(request.remote, request.local),
             record: request.record,
         })?;
-        tell(&publisher, offer);
         let media = offer.formats().map(|f| Media { formats: vec![f.clone()], arrival: Arrival::InOrder });
         Receiver::new(publisher, media.collect()).map_err(|e| WhipError::Unusable(e.to_string()))
     }
@@ -243,12 +242,13 @@ impl WhipServer {
     fn run(
         self: &Arc<Self>,
         offer: Offer,
-        receiver: Receiver,
+        mut receiver: Receiver,
         peer: Peer,
         inbox: Arc<Inbox>,
         answer: Answer,
         place: OwnedSemaphorePermit,
     ) -> Accepted {
+        tell(receiver.publisher(), &offer);
         let (commands, received) = mpsc::channel(COMMANDS);
         let id = Uuid::new_v4().to_string();
         let etag = format!("\"{}\"", Uuid::new_v4().simple());
