@@ -14,7 +14,7 @@ use crate::{
         whip::{WhipServer, WhipSettings},
     },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
-    record::Recorder,
+    record::{Recorder, make_whole},
 };
 use std::{
     io,
@@ -105,7 +105,7 @@ impl App {
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
         let hook = first.policy.hook_in(&config.paths.hooks);
         let hook = hook.map(|script| HookJob { script, status: Status::Completed });
-        for recording in library.interrupted(hook).await? {
+        for recording in library.interrupted(hook, make_whole).await? {
             let outcome = recording.error.unwrap_or_else(|| "its files were whole".into());
             tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {outcome}");
         }

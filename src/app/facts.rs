@@ -99,6 +99,17 @@ pub(super) fn metrics(
     metrics.counter("recorded_files", "Files finished.", total(|t| &t.files));
     metrics.counter("recorded_bytes", "Bytes of finished files.", total(|t| &t.bytes));
     metrics.counter("frames_lost", "Access units that ended recordings miss.", total(|t| &t.frames_lost));
+    metrics.counter("packets_lost", "Packets that ended recordings miss.", total(|t| &t.packets_lost));
+    metrics.gauge(
+        "recording_element_threads",
+        "Threads owned by elements of files being written.",
+        total(|t| &t.element_threads),
+    );
+    metrics.gauge(
+        "transcoded_tracks",
+        "Tracks being decoded and encoded, on the writer threads.",
+        total(|t| &t.transcoded_tracks),
+    );
     metrics
         .gauge("disk_free_bytes", "Free bytes in the records folder.", move || disk.server().disk.free_bytes);
     let broken = move || u64::from(policy.rules().error.is_some());

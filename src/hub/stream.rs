@@ -135,10 +135,12 @@ impl Stream {
         }
         let subscriber = Subscriber::new(max_bytes);
         let queue = subscriber.queue();
-        queue.push_item(Item::Tracks(state.tracks.clone()));
         let has_video = state.tracks.video().is_some();
-        for frame in state.gop.frames() {
-            queue.push_frame(frame, state.is_video(frame), has_video);
+        for item in state.gop.items() {
+            match item {
+                Item::Frame(frame) => queue.push_frame(&frame, state.is_video(&frame), has_video),
+                other => queue.push_item(other),
+            }
         }
         state.subscribers.push(queue);
         Some(subscriber)
@@ -202,10 +204,7 @@ impl Publisher {
         if state.tracks == tracks {
             return;
         }
-        // Frames kept for late joiners were made with the old parameters.
-        if state.settled {
-            state.gop.clear();
-        }
+        state.gop.set_tracks(&tracks);
         state.tracks = tracks.clone();
         // Before that a second track that shows up late is no change: who subscribes hears of both at once.
         if state.settled {
@@ -299,10 +298,14 @@ pub(super) mod tests {
     pub const A: TrackId = TrackId(1);
 
     pub fn av_tracks() -> Tracks {
+        with_video_caps("video/x-h264")
+    }
+
+    pub fn with_video_caps(caps: &str) -> Tracks {
         gst::init().expect("GStreamer");
         let track = |id, codec, caps| Track { id, codec, caps, size: None, rate: None, channels: None };
         Tracks::new(vec![
-            track(V, Codec::H264, gst::Caps::new_empty_simple("video/x-h264")),
+            track(V, Codec::H264, caps.parse().expect("caps")),
             track(A, Codec::Aac, gst::Caps::new_empty_simple("audio/mpeg")),
         ])
     }
