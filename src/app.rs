@@ -15,6 +15,7 @@ use crate::{
         rtsp::{RtspLimits, RtspServer},
         source::Sources,
         tls::{Certificate, TlsError},
+        whip::{WhipServer, WhipSettings},
     },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{Recorder, make_whole},
@@ -74,6 +75,7 @@ pub struct App {
     rtmp: Arc<RtmpServer>,
     sources: Sources,
     rtsp: Arc<RtspServer>,
+    whip: Arc<WhipServer>,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -138,6 +140,7 @@ impl App {
         };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
         let rtsp = Arc::new(RtspServer::new(hub.clone(), rtsp_limits(&config)));
+        let whip = Arc::new(WhipServer::new(hub.clone(), whip_settings(&config)));
 
         let sources = sources::registry(hub.clone(), &config);
         let facts = facts_of(&config, addresses.clone(), rtmp.clone(), rtsp.clone());
@@ -160,14 +163,26 @@ impl App {
             tokio::spawn(async move { server.serve_tls(listener, certificate).await });
         }
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), totals);
-        let routes = crate::api::routes(control.clone(), metrics.into_text());
+        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), whip.clone(), totals);
+        let routes = crate::api::routes(control.clone(), whip.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, rtsp, sources, control, http_stop, http })
+        Ok(Self {
+            config,
+            _state: state,
+            library,
+            deliveries,
+            rtmp,
+            rtsp,
+            whip,
+            sources,
+            control,
+            http_stop,
+            http,
+        })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -179,7 +194,12 @@ impl App {
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
         let publishers = left().min(Duration::from_secs(5));
-        tokio::join!(self.rtmp.stop(publishers), self.rtsp.stop(publishers), self.sources.stop(publishers));
+        tokio::join!(
+            self.rtmp.stop(publishers),
+            self.rtsp.stop(publishers),
+            self.whip.stop(publishers),
+            self.sources.stop(publishers),
+        );
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -237,6 +257,15 @@ fn rtsp_limits(config: &DaemonConfig) -> RtspLimits {
         handshake_timeout: config.limits.handshake_timeout,
         publisher_timeout: config.limits.publisher_timeout,
         max_connections: config.limits.max_connections,
+    }
+}
+
+fn whip_settings(config: &DaemonConfig) -> WhipSettings {
+    WhipSettings {
+        webrtc: config.webrtc.clone(),
+        connect_timeout: config.limits.connect_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_sessions: config.limits.max_connections,
     }
 }
 

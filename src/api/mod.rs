@@ -1,4 +1,4 @@
-//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`) and the health routes.
+//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`), WHIP and the health routes.
 //!
 //! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
 //! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
@@ -13,12 +13,13 @@ mod query;
 mod server;
 mod sources;
 mod v1;
+mod whip;
 
 pub use server::serve;
 
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, whip::Whip};
 use problem::{Kind, Problem};
-use std::{convert::Infallible, future::Future};
+use std::{convert::Infallible, future::Future, sync::Arc};
 use warp::{
     Filter,
     filters::path::FullPath,
@@ -32,6 +33,7 @@ type Answer = Result<Response, Problem>;
 /// Every route of the daemon. `metrics` answers the text of `/metrics` in OpenMetrics 1.0 format.
 pub fn routes<M>(
     control: Control,
+    whip: Arc<Whip>,
     metrics: M,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static
 where
@@ -42,6 +44,8 @@ where
         .or(sources::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
+        .unify()
+        .or(whip::routes(whip))
         .unify()
         .or(health::routes(control, metrics))
         .unify()
@@ -74,6 +78,9 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::BadTemplate
         | Kind::BadCursor
         | Kind::BadSource
+        | Kind::BadName
+        | Kind::BadSdp
+        | Kind::BadFragment
         | Kind::NotSupported => StatusCode::BAD_REQUEST,
         Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
         Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
@@ -85,11 +92,17 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::AlreadyRecording
         | Kind::NotRecording
         | Kind::RecordingOff
+        | Kind::NameTaken
         | Kind::SourceTaken
         | Kind::TooManySources => StatusCode::CONFLICT,
+        Kind::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+        Kind::UnusableOffer | Kind::NoIceRestart => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::IfMatchMissing => StatusCode::PRECONDITION_REQUIRED,
+        Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::ShuttingDown | Kind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::ShuttingDown | Kind::NotReady | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

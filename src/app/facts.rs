@@ -5,7 +5,7 @@ use crate::{
     config::Limits,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    ingest::{rtmp::RtmpServer, rtsp::RtspServer},
+    ingest::{rtmp::RtmpServer, rtsp::RtspServer, whip::WhipServer},
     record::Totals,
     telemetry::Metrics,
 };
@@ -72,6 +72,7 @@ pub(super) fn metrics(
     control: Control,
     rtmp: Arc<RtmpServer>,
     rtsp: Arc<RtspServer>,
+    whip: Arc<WhipServer>,
     totals: Arc<Totals>,
 ) -> Metrics {
     let mut metrics = Metrics::default();
@@ -92,6 +93,10 @@ pub(super) fn metrics(
     metrics.counter("rtsp_refused", "RTSP connections refused: max_connections.", move || {
         refusing.stats().refused
     });
+    let (sessions, accepting) = (whip.clone(), whip.clone());
+    metrics.gauge("whip_sessions", "WebRTC publishers.", move || sessions.stats().sessions as u64);
+    metrics.counter("whip_accepted", "WHIP offers accepted.", move || accepting.stats().accepted);
+    metrics.counter("whip_refused", "WHIP offers refused.", move || whip.stats().refused);
     let (running, disk, policy) = (control.clone(), control.clone(), control);
     metrics.gauge("recordings_running", "Recordings being written.", move || {
         running.recordings_running() as u64

@@ -44,6 +44,11 @@ pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Optio
         Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), vp9::key_frame_size(config).flatten()),
         _ => return Err(CapsError { codec, what: "not a video codec" }),
     };
+    // webmmux takes no caps without a frame rate; 0/1 is one that varies.
+    let caps = match codec {
+        Codec::Vp8 | Codec::Vp9 | Codec::Av1 => caps.field("framerate", gst::Fraction::new(0, 1)),
+        _ => caps,
+    };
     let caps = match size {
         Some(VideoSize { width, height }) => caps.field("width", width as i32).field("height", height as i32),
         None => caps,

@@ -6,6 +6,7 @@ pub mod rtp;
 pub mod rtsp;
 pub mod source;
 pub mod tls;
+pub mod whip;
 
 mod drain;
 
