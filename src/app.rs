@@ -2,6 +2,7 @@
 
 mod facts;
 mod rules;
+mod sources;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
@@ -9,9 +10,15 @@ use crate::{
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, Publishing},
-    ingest::rtmp::{RtmpLimits, RtmpServer},
+    ingest::{
+        rtmp::{RtmpLimits, RtmpServer},
+        rtsp::{RtspLimits, RtspServer},
+        source::Sources,
+        tls::{Certificate, TlsError},
+        whip::{WhipServer, WhipSettings},
+    },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
-    record::Recorder,
+    record::{Recorder, make_whole},
 };
 use std::{
     io,
@@ -46,6 +53,8 @@ pub enum AppError {
     Library(#[from] LibraryError),
     #[error("cannot listen on {address} ([listen] {key}): {source}")]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("[paths] state: {}: {source}", path.display())]
     State { path: PathBuf, source: io::Error },
     #[error("[paths] state: another reeld runs with {}; end it, or give this one a folder of its own", path.display())]
@@ -64,6 +73,9 @@ pub struct App {
     library: Library,
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
+    sources: Sources,
+    rtsp: Arc<RtspServer>,
+    whip: Arc<WhipServer>,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -101,7 +113,7 @@ impl App {
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
         let hook = first.policy.hook_in(&config.paths.hooks);
         let hook = hook.map(|script| HookJob { script, status: Status::Completed });
-        for recording in library.interrupted(hook).await? {
+        for recording in library.interrupted(hook, make_whole).await? {
             let outcome = recording.error.unwrap_or_else(|| "its files were whole".into());
             tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {outcome}");
         }
@@ -117,12 +129,22 @@ impl App {
         let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize);
 
         let rtmp_listener = listen("rtmp", config.listen.rtmp).await?;
+        let rtsp_listener = listen("rtsp", config.listen.rtsp).await?;
         let http_listener = listen("http", config.listen.http).await?;
-        let addresses = Addresses { http: http_listener.local_addr()?, rtmp: rtmp_listener.local_addr()? };
+        let rtmps = listen_tls(&config).await?;
+        let addresses = Addresses {
+            http: http_listener.local_addr()?,
+            rtmp: rtmp_listener.local_addr()?,
+            rtsp: rtsp_listener.local_addr()?,
+            rtmps: rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
+        };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
+        let rtsp = Arc::new(RtspServer::new(hub.clone(), rtsp_limits(&config)));
+        let whip = Arc::new(WhipServer::new(hub.clone(), whip_settings(&config)));
 
-        let facts = facts_of(&config, addresses.clone(), rtmp.clone());
-        let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
+        let sources = sources::registry(hub.clone(), &config);
+        let facts = facts_of(&config, addresses.clone(), rtmp.clone(), rtsp.clone());
+        let control = Control::new(hub.clone(), recorder, library.clone(), sources.clone(), first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -133,15 +155,34 @@ impl App {
 
         let server = rtmp.clone();
         tokio::spawn(async move { server.serve(rtmp_listener).await });
+        let server = rtsp.clone();
+        tokio::spawn(async move { server.serve(rtsp_listener).await });
+        sources::start(&sources, &config);
+        if let Some((listener, certificate)) = rtmps {
+            let server = rtmp.clone();
+            tokio::spawn(async move { server.serve_tls(listener, certificate).await });
+        }
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), totals);
-        let routes = crate::api::routes(control.clone(), metrics.into_text());
+        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), whip.clone(), totals);
+        let routes = crate::api::routes(control.clone(), whip.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, control, http_stop, http })
+        Ok(Self {
+            config,
+            _state: state,
+            library,
+            deliveries,
+            rtmp,
+            rtsp,
+            whip,
+            sources,
+            control,
+            http_stop,
+            http,
+        })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -152,7 +193,13 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        self.rtmp.stop(left().min(Duration::from_secs(5))).await;
+        let publishers = left().min(Duration::from_secs(5));
+        tokio::join!(
+            self.rtmp.stop(publishers),
+            self.rtsp.stop(publishers),
+            self.whip.stop(publishers),
+            self.sources.stop(publishers),
+        );
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -189,6 +236,13 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, A
     TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
 }
 
+/// For RTMPS, where it is configured.
+async fn listen_tls(config: &DaemonConfig) -> Result<Option<(TcpListener, Arc<Certificate>)>, AppError> {
+    let (Some(address), Some(files)) = (config.listen.rtmps, &config.tls) else { return Ok(None) };
+    let certificate = Arc::new(Certificate::load(files)?);
+    Ok(Some((listen("rtmps", address).await?, certificate)))
+}
+
 fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
     RtmpLimits {
         handshake_timeout: config.limits.handshake_timeout,
@@ -198,11 +252,33 @@ fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
     }
 }
 
-fn facts_of(config: &DaemonConfig, addresses: Addresses, rtmp: Arc<RtmpServer>) -> Facts {
+fn rtsp_limits(config: &DaemonConfig) -> RtspLimits {
+    RtspLimits {
+        handshake_timeout: config.limits.handshake_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_connections: config.limits.max_connections,
+    }
+}
+
+fn whip_settings(config: &DaemonConfig) -> WhipSettings {
+    WhipSettings {
+        webrtc: config.webrtc.clone(),
+        connect_timeout: config.limits.connect_timeout,
+        publisher_timeout: config.limits.publisher_timeout,
+        max_sessions: config.limits.max_connections,
+    }
+}
+
+fn facts_of(
+    config: &DaemonConfig,
+    addresses: Addresses,
+    rtmp: Arc<RtmpServer>,
+    rtsp: Arc<RtspServer>,
+) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(&config.limits),
-        connections: Box::new(move || rtmp.stats().connections),
+        connections: Box::new(move || rtmp.stats().connections + rtsp.stats().connections),
         hooks: config.paths.hooks.clone(),
     }
 }

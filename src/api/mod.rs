@@ -1,4 +1,4 @@
-//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`) and the health routes.
+//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`), WHIP and the health routes.
 //!
 //! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
 //! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
@@ -6,17 +6,20 @@
 
 mod body;
 mod flashphoner;
+mod flashphoner_pull;
 mod health;
 mod problem;
 mod query;
 mod server;
+mod sources;
 mod v1;
+mod whip;
 
 pub use server::serve;
 
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, whip::Whip};
 use problem::{Kind, Problem};
-use std::{convert::Infallible, future::Future};
+use std::{convert::Infallible, future::Future, sync::Arc};
 use warp::{
     Filter,
     filters::path::FullPath,
@@ -30,6 +33,7 @@ type Answer = Result<Response, Problem>;
 /// Every route of the daemon. `metrics` answers the text of `/metrics` in OpenMetrics 1.0 format.
 pub fn routes<M>(
     control: Control,
+    whip: Arc<Whip>,
     metrics: M,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static
 where
@@ -37,7 +41,11 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     let resources = v1::routes(control.clone())
+        .or(sources::routes(control.clone()))
+        .unify()
         .or(flashphoner::routes(control.clone()))
+        .unify()
+        .or(whip::routes(whip))
         .unify()
         .or(health::routes(control, metrics))
         .unify()
@@ -65,18 +73,36 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
 /// The status of each kind of problem in `/api/v1`.
 fn status(kind: Kind) -> StatusCode {
     match kind {
-        Kind::BadBody | Kind::BadParameter | Kind::BadTemplate | Kind::BadCursor | Kind::NotSupported => {
-            StatusCode::BAD_REQUEST
+        Kind::BadBody
+        | Kind::BadParameter
+        | Kind::BadTemplate
+        | Kind::BadCursor
+        | Kind::BadSource
+        | Kind::BadName
+        | Kind::BadSdp
+        | Kind::BadFragment
+        | Kind::NotSupported => StatusCode::BAD_REQUEST,
+        Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
+        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
+            StatusCode::NOT_FOUND
         }
-        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::NotPublishing | Kind::AlreadyRecording | Kind::NotRecording | Kind::RecordingOff => {
-            StatusCode::CONFLICT
-        }
+        Kind::NotPublishing
+        | Kind::AlreadyRecording
+        | Kind::NotRecording
+        | Kind::RecordingOff
+        | Kind::NameTaken
+        | Kind::SourceTaken
+        | Kind::TooManySources => StatusCode::CONFLICT,
+        Kind::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+        Kind::UnusableOffer | Kind::NoIceRestart => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::IfMatchMissing => StatusCode::PRECONDITION_REQUIRED,
+        Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::ShuttingDown | Kind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::ShuttingDown | Kind::NotReady | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -101,6 +127,12 @@ impl From<ControlError> for Problem {
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
+            ControlError::UnknownSource(_) => Kind::UnknownSource,
+            ControlError::BadSource(_) => Kind::BadSource,
+            ControlError::SourceNotSupported(_) => Kind::NotSupported,
+            ControlError::SourceNotAllowed(_) => Kind::SourceNotAllowed,
+            ControlError::SourceTaken(_) => Kind::SourceTaken,
+            ControlError::TooManySources(_) => Kind::TooManySources,
             ControlError::Failed(_) => Kind::Failed,
         };
         Problem::new(kind, error.to_string())
@@ -136,7 +168,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::RecordingId, media::MediaSessionId};
+    use crate::{
+        control::{RecordingId, SourceId},
+        media::MediaSessionId,
+    };
 
     #[test]
     fn every_control_error_has_its_status_in_both_dialects() {
@@ -152,6 +187,12 @@ mod tests {
             (ControlError::UnknownRecording(recording), 404, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
+            (ControlError::UnknownSource(SourceId::random()), 404, 404),
+            (ControlError::BadSource("uri".into()), 400, 400),
+            (ControlError::SourceNotSupported("rtsps".into()), 400, 400),
+            (ControlError::SourceNotAllowed("link-local".into()), 403, 403),
+            (ControlError::SourceTaken("uri".into()), 409, 409),
+            (ControlError::TooManySources("5".into()), 409, 409),
             (ControlError::Failed("disk".into()), 500, 500),
         ];
         for (error, own, theirs) in table {

@@ -31,7 +31,23 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/already-recording` | 409 | the session is being recorded |
 /// | `/problems/not-recording` | 409 | the session is not being recorded |
 /// | `/problems/recording-off` | 409 | the policy's master switch is off |
+/// | `/problems/unknown-source` | 404 | no source has this id |
+/// | `/problems/bad-source` | 400 | the URI or the stream name of a source cannot be |
+/// | `/problems/source-not-allowed` | 403 | `[limits] allow_sources` does not allow its host |
+/// | `/problems/source-taken` | 409 | the URI is pulled already |
+/// | `/problems/too-many-sources` | 409 | `[limits] max_sources` are pulled already |
 /// | `/problems/shutting-down` | 503 | the daemon is stopping |
+/// | `/problems/wrong-type` | 415 | the body is not of the type that this call takes |
+/// | `/problems/not-acceptable` | 406 | `Accept` does not take what this call answers |
+/// | `/problems/bad-name` | 400 | the path is no room and stream name |
+/// | `/problems/bad-sdp` | 400 | the body is no WebRTC offer |
+/// | `/problems/bad-fragment` | 400 | the body is no trickled ICE fragment |
+/// | `/problems/unusable-offer` | 422 | a WebRTC offer of which nothing can be recorded |
+/// | `/problems/no-ice-restart` | 422 | the session cannot restart ICE |
+/// | `/problems/name-taken` | 409 | a stream of this name is live |
+/// | `/problems/if-match-missing` | 428 | the call needs `If-Match` |
+/// | `/problems/if-match-wrong` | 412 | `If-Match` is not the `ETag` in force |
+/// | `/problems/busy` | 503 | as many publishers as allowed are connected |
 /// | `/problems/not-ready` | 503 | `/readyz`: the daemon cannot record now |
 /// | `/problems/failed` | 500 | the daemon could not do it |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +67,22 @@ pub(super) enum Kind {
     AlreadyRecording,
     NotRecording,
     RecordingOff,
+    UnknownSource,
+    BadSource,
+    SourceNotAllowed,
+    SourceTaken,
+    TooManySources,
+    WrongType,
+    NotAcceptable,
+    BadName,
+    BadSdp,
+    BadFragment,
+    UnusableOffer,
+    NoIceRestart,
+    NameTaken,
+    IfMatchMissing,
+    IfMatchWrong,
+    Busy,
     ShuttingDown,
     NotReady,
     Failed,
@@ -75,6 +107,22 @@ impl Kind {
             Kind::AlreadyRecording => ("/problems/already-recording", "Session is already recorded"),
             Kind::NotRecording => ("/problems/not-recording", "Session is not recorded"),
             Kind::RecordingOff => ("/problems/recording-off", "Recording is switched off"),
+            Kind::UnknownSource => ("/problems/unknown-source", "No such source"),
+            Kind::BadSource => ("/problems/bad-source", "Source cannot be pulled"),
+            Kind::SourceNotAllowed => ("/problems/source-not-allowed", "Host not allowed"),
+            Kind::SourceTaken => ("/problems/source-taken", "Source is already pulled"),
+            Kind::TooManySources => ("/problems/too-many-sources", "Too many sources"),
+            Kind::WrongType => ("/problems/wrong-type", "Wrong media type"),
+            Kind::NotAcceptable => ("/problems/not-acceptable", "Not acceptable"),
+            Kind::BadName => ("/problems/bad-name", "Bad stream name"),
+            Kind::BadSdp => ("/problems/bad-sdp", "Bad WebRTC offer"),
+            Kind::BadFragment => ("/problems/bad-fragment", "Bad ICE fragment"),
+            Kind::UnusableOffer => ("/problems/unusable-offer", "Nothing in the offer can be recorded"),
+            Kind::NoIceRestart => ("/problems/no-ice-restart", "ICE restart not possible"),
+            Kind::NameTaken => ("/problems/name-taken", "Stream name is in use"),
+            Kind::IfMatchMissing => ("/problems/if-match-missing", "If-Match required"),
+            Kind::IfMatchWrong => ("/problems/if-match-wrong", "If-Match does not match"),
+            Kind::Busy => ("/problems/busy", "Too many publishers"),
             Kind::ShuttingDown => ("/problems/shutting-down", "Shutting down"),
             Kind::NotReady => ("/problems/not-ready", "Not ready"),
             Kind::Failed => ("/problems/failed", "Failed"),
@@ -115,7 +163,7 @@ impl Problem {
     pub(super) fn unknown_path() -> Self {
         Self::new(
             Kind::NotFound,
-            "nothing is at this path; the API is at /api/v1 (sessions, recordings, server) and /rest-api",
+            "nothing is at this path; the API is at /api/v1 (sessions, recordings, sources, server) and /rest-api",
         )
     }
 

@@ -1,13 +1,18 @@
 //! The HTTP/1.1 server. `warp::serve` bounds neither the number of connections nor the time a client may sit on one,
 //! so the routes are served through hyper here.
 
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
-use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -24,6 +29,13 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after an accept that failed for want of something (file descriptors, memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Both ends of the HTTP connection that a request came on; an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+}
 
 /// Serves `routes` until `shutdown` is done; then takes no more requests and returns when those under way are answered.
 /// How long that takes is the verbs' affair: bound it with a time-out. Dropping the future closes every connection.
@@ -70,7 +82,15 @@ where
         tracing::debug!(%error, "an HTTP connection was gone at once");
         return;
     }
-    let service = TowerToHyperService::new(warp::service(routes));
+    let Ok(peer) = stream.peer_addr().and_then(|remote| Ok(Peer { remote, local: stream.local_addr()? }))
+    else {
+        return;
+    };
+    let routes = TowerToHyperService::new(warp::service(routes));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        routes.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

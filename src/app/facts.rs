@@ -5,7 +5,7 @@ use crate::{
     config::Limits,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    ingest::rtmp::RtmpServer,
+    ingest::{rtmp::RtmpServer, rtsp::RtspServer, whip::WhipServer},
     record::Totals,
     telemetry::Metrics,
 };
@@ -67,7 +67,14 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
     }
 }
 
-pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals: Arc<Totals>) -> Metrics {
+pub(super) fn metrics(
+    hub: Hub,
+    control: Control,
+    rtmp: Arc<RtmpServer>,
+    rtsp: Arc<RtspServer>,
+    whip: Arc<WhipServer>,
+    totals: Arc<Totals>,
+) -> Metrics {
     let mut metrics = Metrics::default();
     let total = |pick: fn(&Totals) -> &AtomicU64| {
         let totals = totals.clone();
@@ -80,6 +87,16 @@ pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals:
     metrics.counter("rtmp_refused", "RTMP connections refused: max_connections.", move || {
         refusing.stats().refused
     });
+    let (server, refusing) = (rtsp.clone(), rtsp.clone());
+    metrics.gauge("rtsp_connections", "Open RTSP connections.", move || server.stats().connections as u64);
+    metrics.counter("rtsp_accepted", "RTSP connections accepted.", move || rtsp.stats().accepted);
+    metrics.counter("rtsp_refused", "RTSP connections refused: max_connections.", move || {
+        refusing.stats().refused
+    });
+    let (sessions, accepting) = (whip.clone(), whip.clone());
+    metrics.gauge("whip_sessions", "WebRTC publishers.", move || sessions.stats().sessions as u64);
+    metrics.counter("whip_accepted", "WHIP offers accepted.", move || accepting.stats().accepted);
+    metrics.counter("whip_refused", "WHIP offers refused.", move || whip.stats().refused);
     let (running, disk, policy) = (control.clone(), control.clone(), control);
     metrics.gauge("recordings_running", "Recordings being written.", move || {
         running.recordings_running() as u64
@@ -89,6 +106,17 @@ pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals:
     metrics.counter("recorded_files", "Files finished.", total(|t| &t.files));
     metrics.counter("recorded_bytes", "Bytes of finished files.", total(|t| &t.bytes));
     metrics.counter("frames_lost", "Access units that ended recordings miss.", total(|t| &t.frames_lost));
+    metrics.counter("packets_lost", "Packets that ended recordings miss.", total(|t| &t.packets_lost));
+    metrics.gauge(
+        "recording_element_threads",
+        "Threads owned by elements of files being written.",
+        total(|t| &t.element_threads),
+    );
+    metrics.gauge(
+        "transcoded_tracks",
+        "Tracks being decoded and encoded, on the writer threads.",
+        total(|t| &t.transcoded_tracks),
+    );
     metrics
         .gauge("disk_free_bytes", "Free bytes in the records folder.", move || disk.server().disk.free_bytes);
     let broken = move || u64::from(policy.rules().error.is_some());
@@ -98,7 +126,8 @@ pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals:
 
 /// Tells systemd that the daemon is ready, and from then on that it is alive.
 pub(super) fn notify_ready(addresses: &Addresses) {
-    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, "ready");
+    let rtmps = addresses.rtmps.map(tracing::field::display);
+    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, rtmps, rtsp = %addresses.rtsp, "ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let Some(period) = sd_notify::watchdog_enabled() else { return };

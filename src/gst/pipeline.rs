@@ -54,6 +54,17 @@ impl Pipeline {
         }
     }
 
+    /// Threads that its elements own: one for each pad with a streaming task.
+    pub fn threads(&self) -> usize {
+        let mut threads = 0;
+        // What changes while it is counted is counted again; nobody adds elements to a running pipeline here.
+        let _ = self.pipeline.iterate_recurse().foreach(|element| {
+            let running = |pad: &gst::Pad| pad.task_state() == gst::TaskState::Started;
+            threads += element.src_pads().iter().filter(|pad| running(pad)).count();
+        });
+        threads
+    }
+
     /// The first error on the bus since the last call, if any. Never waits.
     pub fn take_error(&self) -> Option<PipelineError> {
         let message = self.bus.pop_filtered(&[gst::MessageType::Error])?;

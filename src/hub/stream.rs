@@ -135,10 +135,12 @@ impl Stream {
         }
         let subscriber = Subscriber::new(max_bytes);
         let queue = subscriber.queue();
-        queue.push_item(Item::Tracks(state.tracks.clone()));
         let has_video = state.tracks.video().is_some();
-        for frame in state.gop.frames() {
-            queue.push_frame(frame, state.is_video(frame), has_video);
+        for item in state.gop.items() {
+            match item {
+                Item::Frame(frame) => queue.push_frame(&frame, state.is_video(&frame), has_video),
+                other => queue.push_item(other),
+            }
         }
         state.subscribers.push(queue);
         Some(subscriber)
@@ -152,6 +154,11 @@ impl Stream {
     /// Asks the publisher's connection to end.
     pub fn kick(&self) {
         self.kicked.cancel();
+    }
+
+    /// Done when someone asked the stream to end.
+    pub async fn kicked(&self) {
+        self.kicked.cancelled().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -192,7 +199,7 @@ impl Publisher {
 
     /// Done when someone asked the stream to end.
     pub async fn kicked(&self) {
-        self.stream.kicked.cancelled().await;
+        self.stream.kicked().await;
     }
 
     /// The tracks that the frames published from now on belong to: before the first frame, and again when a
@@ -202,10 +209,7 @@ impl Publisher {
         if state.tracks == tracks {
             return;
         }
-        // Frames kept for late joiners were made with the old parameters.
-        if state.settled {
-            state.gop.clear();
-        }
+        state.gop.set_tracks(&tracks);
         state.tracks = tracks.clone();
         // Before that a second track that shows up late is no change: who subscribes hears of both at once.
         if state.settled {
@@ -229,6 +233,13 @@ impl Publisher {
                 tokio::spawn(async move { sender.send(publishing).await });
             }
         }
+    }
+
+    /// The first access unit, decoding time `dts_ns`, arrived `ago`: for a publisher that holds it until its tracks are
+    /// known. Without this it counts as arrived when it is published.
+    pub fn began(&mut self, dts_ns: u64, ago: std::time::Duration) {
+        let ago_ns = i64::try_from(ago.as_nanos()).unwrap_or(0).saturating_add_unsigned(dts_ns);
+        self.stream.lock().origin.get_or_insert_with(|| Utc::now() - TimeDelta::nanoseconds(ago_ns));
     }
 
     /// Hands on a batch, emptying it. One lock for all of them, no waiting.
@@ -292,10 +303,14 @@ pub(super) mod tests {
     pub const A: TrackId = TrackId(1);
 
     pub fn av_tracks() -> Tracks {
+        with_video_caps("video/x-h264")
+    }
+
+    pub fn with_video_caps(caps: &str) -> Tracks {
         gst::init().expect("GStreamer");
         let track = |id, codec, caps| Track { id, codec, caps, size: None, rate: None, channels: None };
         Tracks::new(vec![
-            track(V, Codec::H264, gst::Caps::new_empty_simple("video/x-h264")),
+            track(V, Codec::H264, caps.parse().expect("caps")),
             track(A, Codec::Aac, gst::Caps::new_empty_simple("audio/mpeg")),
         ])
     }

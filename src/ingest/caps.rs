@@ -1,10 +1,17 @@
 //! Caps of a track from its codec configuration, as parsers and demuxers of GStreamer would give them.
 
 mod audio;
+mod av1;
+mod h264;
+mod h265;
 mod size;
 
-pub use audio::{AudioTrackCaps, audio_track_caps};
+pub use audio::{AudioTrackCaps, audio_track_caps, g711_track_caps, opus_head};
+pub use av1::av1c;
+pub use h264::{H264Sps, avcc};
+pub use h265::{H265Sps, hvcc};
 
+use super::rtp::depay::{vp8, vp9};
 use crate::media::{Codec, VideoSize};
 use gstreamer as gst;
 
@@ -22,25 +29,39 @@ const MAX_CONFIG_BYTES: usize = 64 << 10;
 /// Caps of a video track, with width and height where the configuration tells them.
 ///
 /// `config`: the body of a sequence header: `avcC` (ISO/IEC 14496-15, 5.3.3), `hvcC` (8.3.3) or `av1C`;
-/// of VP8 and VP9 anything, it is not read. `size` is `None` for VP8, VP9, an `av1C` without sequence header and a
+/// of VP8 and VP9 a key frame. `size` is `None` for an `av1C` without sequence header and a
 /// parameter set that cannot be read; a muxer to MP4 then needs it from elsewhere (`onMetaData`).
 pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Option<VideoSize>), CapsError> {
-    if config.len() > MAX_CONFIG_BYTES {
+    let frame = matches!(codec, Codec::Vp8 | Codec::Vp9);
+    if config.len() > MAX_CONFIG_BYTES && !frame {
         return Err(CapsError { codec, what: "longer than 64 KiB" });
     }
     let (caps, size) = match codec {
         Codec::H264 => h264(config)?,
         Codec::H265 => h265(config)?,
         Codec::Av1 => av1(config)?,
-        Codec::Vp8 => (gst::Caps::builder("video/x-vp8"), None),
-        Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), None),
+        Codec::Vp8 => (gst::Caps::builder("video/x-vp8"), vp8::key_frame_size(config)),
+        Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), vp9::key_frame_size(config).flatten()),
         _ => return Err(CapsError { codec, what: "not a video codec" }),
+    };
+    // webmmux takes no caps without a frame rate; 0/1 is one that varies.
+    let caps = match codec {
+        Codec::Vp8 | Codec::Vp9 | Codec::Av1 => caps.field("framerate", gst::Fraction::new(0, 1)),
+        _ => caps,
     };
     let caps = match size {
         Some(VideoSize { width, height }) => caps.field("width", width as i32).field("height", height as i32),
         None => caps,
     };
     Ok((caps.build(), size))
+}
+
+/// Adds a size that the codec configuration does not tell.
+pub fn with_size(mut caps: gst::Caps, VideoSize { width, height }: VideoSize) -> gst::Caps {
+    let caps_mut = caps.make_mut();
+    caps_mut.set("width", width as i32);
+    caps_mut.set("height", height as i32);
+    caps
 }
 
 type CapsBuilder = gst::caps::Builder<gst::caps::NoFeature>;
@@ -63,7 +84,7 @@ fn h264(avcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
         .field("alignment", "au")
         .field("codec_data", gst::Buffer::from_slice(avcc.to_vec()))
         .field_if_some("profile", h264_profile(*profile, *compatibility));
-    Ok((caps, size::of_h264_sps(sps)))
+    Ok((caps, H264Sps::parse(sps).and_then(|sps| sps.size)))
 }
 
 /// GStreamer's name of a profile (ISO/IEC 14496-10, A.2); `None` for rare ones.
@@ -98,7 +119,7 @@ fn h265(hvcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
         .field("stream-format", "hvc1")
         .field("alignment", "au")
         .field("codec_data", gst::Buffer::from_slice(hvcc.to_vec()));
-    Ok((caps, size::of_h265_sps(sps)))
+    Ok((caps, H265Sps::parse(sps).and_then(|sps| sps.size)))
 }
 
 fn av1(av1c: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {

@@ -111,6 +111,16 @@ impl Library {
         self.end(id, Status::Completed, ended_at, lost, None).await
     }
 
+    /// Ends a recording that the last daemon left behind, all of whose files have been made whole.
+    pub async fn recovered(
+        &self,
+        id: &RecordingId,
+        ended_at: DateTime<Utc>,
+        lost: &Lost,
+    ) -> Result<(), LibraryError> {
+        self.end(id, Status::Recovered, ended_at, lost, None).await
+    }
+
     /// Ends a recording with an error; its committed parts stay.
     pub async fn fail(
         &self,
@@ -194,7 +204,7 @@ async fn insert_part(
 ) -> Result<(), LibraryError> {
     sqlx::query(
         "INSERT INTO part (recording_id, number, file, name, size, sha256, started_at_ms, duration_ms, video, \
-         audio, gaps, hook) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         audio, gaps, hook, lost, degraded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.to_string())
     .bind(part.number)
@@ -208,6 +218,8 @@ async fn insert_part(
     .bind(part.audio.as_ref().map(to_json))
     .bind(to_json(&part.gaps))
     .bind(part.hook.as_ref().map(to_json))
+    .bind(to_json(&part.lost))
+    .bind(to_json(&part.degraded))
     .execute(tx)
     .await
     .map_err(sql(what))?;
@@ -251,6 +263,7 @@ pub(super) async fn read_parts(
         let id = id_of(&row, "recording_id")?;
         if let Ok(at) = by_id.binary_search_by_key(&id, |r| r.id) {
             let part = part_of(&row)?;
+            by_id[at].degrade(&part.degraded);
             by_id[at].deliveries.extend(outbox::state_of(&row, &part)?);
             by_id[at].parts.push(part);
         }
@@ -304,6 +317,8 @@ fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
         hook: hook.map(|h| from_json("hook", h)).transpose()?,
         poster: None,
         gaps: from_json::<Vec<Gap>>("gaps", get(row, "gaps")?)?,
+        lost: from_json("lost", get(row, "lost")?)?,
+        degraded: from_json("degraded", get(row, "degraded")?)?,
     })
 }
 

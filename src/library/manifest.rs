@@ -3,7 +3,7 @@
 //! The JSON is one [`Part`] with two more fields: `version`, and `recording`, the identity of the recording
 //! the part belongs to. What a hook did is in the catalog only: the manifest is never rewritten.
 
-use super::{Part, Recording, RecordingId, objects::AudioPart, objects::VideoPart};
+use super::{AudioPart, Part, PartLost, Recording, RecordingId, VideoPart};
 use crate::media::{Gap, MediaSessionId, Protocol};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -86,6 +86,8 @@ struct PartFields<'a> {
     video: &'a Option<VideoPart>,
     audio: &'a Option<AudioPart>,
     gaps: &'a [Gap],
+    lost: PartLost,
+    degraded: &'a [String],
 }
 
 fn without_hook<S: Serializer>(part: &Part, serializer: S) -> Result<S::Ok, S::Error> {
@@ -100,6 +102,8 @@ fn without_hook<S: Serializer>(part: &Part, serializer: S) -> Result<S::Ok, S::E
         video: &part.video,
         audio: &part.audio,
         gaps: &part.gaps,
+        lost: part.lost,
+        degraded: &part.degraded,
     }
     .serialize(serializer)
 }

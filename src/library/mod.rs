@@ -10,6 +10,7 @@ mod manifest;
 mod objects;
 mod outbox;
 mod recover;
+mod salvage;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -17,10 +18,11 @@ pub(crate) mod testing;
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
 pub use objects::{
-    AudioPart, DeliveryKind, DeliveryState, HookResult, Lost, Part, PartDelivery, Recording, RecordingId,
-    Status, VideoPart,
+    AudioPart, DeliveryKind, DeliveryState, HookResult, Lost, Part, PartDelivery, PartLost, Recording,
+    RecordingId, Status, VideoPart,
 };
 pub use outbox::{Delivery, HookJob, OutboxId};
+pub use salvage::{MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};

@@ -27,8 +27,8 @@ impl fmt::Display for RecordingId {
     }
 }
 
-/// Where a recording is in its life. It only moves forward: down this list. Nothing makes one paused or recovered
-/// yet; the words are known for filters.
+/// Where a recording is in its life. It only moves forward: down this list. Nothing makes one paused yet;
+/// the word is known for filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -87,7 +87,7 @@ impl Status {
 pub struct Recording {
     pub id: RecordingId,
     pub status: Status,
-    /// Why it is less than what was asked for. Nothing tells of it yet, and the catalog does not store it.
+    /// Why it is less than what was asked for: of all its parts together.
     #[serde(default)]
     pub degraded: Vec<String>,
     pub room_name: String,
@@ -114,6 +114,17 @@ pub struct Recording {
     #[serde(default)]
     pub deliveries: Vec<PartDelivery>,
     pub error: Option<String>,
+}
+
+impl Recording {
+    /// Takes over why a part is less than what was asked for, each reason once.
+    pub fn degrade(&mut self, reasons: &[String]) {
+        for reason in reasons {
+            if !self.degraded.contains(reason) {
+                self.degraded.push(reason.clone());
+            }
+        }
+    }
 }
 
 /// What is missing from a recording.
@@ -153,6 +164,22 @@ pub struct Part {
     /// Gaps within this file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// What is missing from this file.
+    #[serde(default)]
+    pub lost: PartLost,
+    /// Why it is less than what was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
+}
+
+/// What is missing from one file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartLost {
+    /// Packets that never came.
+    pub packets: u64,
+    /// Access units that were left out.
+    pub frames: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

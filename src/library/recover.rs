@@ -2,8 +2,10 @@
 //! between their final name and the catalog.
 
 use super::{
-    HookJob, Library, LibraryError, Manifest, Part, Recording, RecordingId, Status, Storage, StorageError,
+    HookJob, Library, LibraryError, MakeWhole, Manifest, Part, Recording, RecordingId, Status, Storage,
+    StorageError,
     catalog::{get, id_of, status_of, time_of},
+    salvage::{Unfinished, salvage},
     sql,
     storage::{io_error, rename_new},
 };
@@ -21,20 +23,26 @@ impl Library {
     /// last daemon left behind. Ends each of them, and answers them.
     ///
     /// A file that has its manifest was whole before the daemon died: it gets its final name where that is
-    /// missing, and is entered as a part with `hook`, in one transaction. A recording whose end had been asked
-    /// for and whose parts are all entered then is completed. Any other is failed, with an error that names the
-    /// `.part` it was writing. The end is the time of the last change to its files.
+    /// missing. Any other is made whole by `make_whole`, as far as it can be. Both are entered as parts with `hook`,
+    /// each in one transaction. A recording whose parts are all entered then is completed when its end had been
+    /// asked for, and recovered when one of its files had to be made whole. Any other is failed, with an error that
+    /// names the `.part` it was writing. The end is the time of the last change to its files.
     ///
     /// The records folder is searched, on a blocking thread, only when a part had not been entered. A manifest
-    /// that cannot be read is logged and left out. After an error a later call goes on from there.
-    pub async fn interrupted(&self, hook: Option<HookJob>) -> Result<Vec<Recording>, LibraryError> {
+    /// that cannot be read, and a file that cannot be made whole, is logged and left out. After an error a later call
+    /// goes on from there.
+    pub async fn interrupted(
+        &self,
+        hook: Option<HookJob>,
+        make_whole: MakeWhole,
+    ) -> Result<Vec<Recording>, LibraryError> {
         let left = self.left_behind().await?;
         let writing: Vec<Writing> = left.iter().flat_map(|l| l.writing.iter().cloned()).collect();
         let mut whole = self.whole_parts(writing).await?;
         let mut ended = Vec::with_capacity(left.len());
         for recording in left {
             let id = recording.id;
-            self.end_left_behind(recording, &mut whole, hook.as_ref()).await?;
+            self.end_left_behind(recording, &mut whole, hook.as_ref(), make_whole).await?;
             ended.extend(self.get(&id).await?);
         }
         Ok(ended)
@@ -80,18 +88,24 @@ impl Library {
         left: LeftBehind,
         whole: &mut WholeParts,
         hook: Option<&HookJob>,
+        make_whole: MakeWhole,
     ) -> Result<(), LibraryError> {
         let LeftBehind { id, status, started_at, writing } = left;
         let mut ended_at = started_at;
-        let mut unfinished = Vec::new();
-        for Writing { number, file, .. } in writing {
-            match whole.remove(&(id, number)) {
-                Some(part) => self.commit_part(&id, &part, hook.cloned()).await?,
-                None => unfinished.push(file),
+        let (mut unfinished, mut salvaged) = (Vec::new(), false);
+        for writing in writing {
+            if let Some(part) = whole.remove(&(id, writing.number)) {
+                self.commit_part(&id, &part, hook.cloned()).await?;
+            } else if let Some((part, changed)) = self.salvaged(&id, &writing, make_whole).await? {
+                let hook = hook.cloned().map(|job| HookJob { status: Status::Recovered, ..job });
+                self.commit_part(&id, &part, hook).await?;
+                (salvaged, ended_at) = (true, ended_at.max(changed));
+            } else {
+                unfinished.push(writing.file);
             }
         }
         let Some(recording) = self.get(&id).await? else { return Ok(()) };
-        for part in &recording.parts {
+        for part in recording.parts.iter().filter(|_| !salvaged) {
             ended_at = ended_at.max(look_at(&part.file).await.map_or(started_at, |(_, changed)| changed));
         }
         if status == Status::Finalizing && unfinished.is_empty() && !recording.parts.is_empty() {
@@ -104,8 +118,37 @@ impl Library {
                 playable.push(file.display().to_string());
             }
         }
+        if salvaged && playable.is_empty() {
+            return self.recovered(&id, ended_at, &recording.lost).await;
+        }
         let error = interrupted_error(&playable, !recording.parts.is_empty());
         self.fail(&id, ended_at, &recording.lost, &error).await
+    }
+}
+
+impl Library {
+    /// Makes a part whole that was being written; with it, when it was last written.
+    async fn salvaged(
+        &self,
+        id: &RecordingId,
+        writing: &Writing,
+        make_whole: MakeWhole,
+    ) -> Result<Option<(Part, DateTime<Utc>)>, LibraryError> {
+        let (Some((1.., changed)), Some(recording)) = (look_at(&writing.file).await, self.get(id).await?)
+        else {
+            return Ok(None);
+        };
+        let (storage, file, number) = (self.storage().clone(), writing.file.clone(), writing.number);
+        let salvage = move || {
+            let unfinished = Unfinished { file: &file, number, changed };
+            salvage(&storage, &recording, &unfinished, make_whole)
+        };
+        let made = tokio::task::spawn_blocking(salvage).await.map_err(|e| e.to_string()).flatten();
+        let part = made.unwrap_or_else(|error| {
+            tracing::warn!(file = %writing.file.display(), %error, "left as it is");
+            None
+        });
+        Ok(part.map(|part| (part, changed)))
     }
 }
 

@@ -79,7 +79,7 @@ async fn a_whole_file_the_catalog_does_not_know_is_entered_and_its_hook_is_due()
         library.close().await;
 
         let next = reopen(&dir).await;
-        let found = next.interrupted(Some(hook())).await.unwrap();
+        let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
         let [got] = &found[..] else { panic!("{cut}: {found:?}") };
         assert_eq!((got.status, &got.error), (Status::Completed, &None), "{cut}");
         assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed(&part.file), "{cut}");
@@ -89,7 +89,7 @@ async fn a_whole_file_the_catalog_does_not_know_is_entered_and_its_hook_is_due()
         assert_eq!(names(&dir), ["cam-end1.mp4", "cam-end1.mp4.json"], "{cut}");
 
         let third = reopen(&dir).await;
-        assert!(third.interrupted(Some(hook())).await.unwrap().is_empty(), "{cut}");
+        assert!(third.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap().is_empty(), "{cut}");
         assert_eq!(due(&third).await, [(open.id, 1)], "{cut}");
     }
 }
@@ -105,7 +105,7 @@ async fn a_recording_that_misses_something_fails_and_keeps_its_whole_parts() {
     finish_part(&library, &live, 1, "live").await;
 
     let next = reopen(&dir).await;
-    let found = next.interrupted(Some(hook())).await.unwrap();
+    let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
     let of = |id| found.iter().find(|r| r.id == id).unwrap();
     let error = of(open.id).error.as_deref().unwrap();
     assert!(error.contains(&format!("is in {} and plays", third.path().display())), "{error}");
@@ -130,7 +130,7 @@ async fn a_daemon_that_dies_between_the_last_part_and_the_end_completes_it() {
     // Nothing is searched for, so a folder that is gone is no error.
     let next = reopen(&dir).await;
     fs::remove_dir_all(dir.path().join("records")).unwrap();
-    let found = next.interrupted(Some(hook())).await.unwrap();
+    let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
     assert_eq!((found[0].status, found[0].parts.len()), (Status::Completed, 1));
     assert_eq!(due(&next).await, [(open.id, 1)]);
 }
@@ -171,7 +171,7 @@ async fn what_does_not_fit_is_left_alone() {
         let before = names(&dir);
 
         let next = reopen(&dir).await;
-        let found = next.interrupted(Some(hook())).await.unwrap();
+        let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
         let of = |id| found.iter().find(|r| r.id == id).unwrap();
         assert_eq!((of(open.id).status, of(open.id).parts.len()), (Status::Failed, 0), "{case}");
         assert_eq!((of(good.id).status, of(good.id).parts.len()), (Status::Completed, 1), "{case}");

@@ -65,6 +65,11 @@ impl PartFile {
         &self.path
     }
 
+    /// `NAME`.
+    pub(super) fn stem(&self) -> &str {
+        self.name.strip_suffix(&self.ext).and_then(|stem| stem.strip_suffix('.')).unwrap_or(&self.name)
+    }
+
     /// `NAME.EXT`, the name the file gets unless `finish` is given others.
     pub fn name(&self) -> &str {
         &self.name
@@ -139,6 +144,14 @@ impl Storage {
             fs::remove_file(path).map_err(io_error("cannot remove", path))?;
         }
         Ok(!taken)
+    }
+
+    /// The reservation that an earlier run made of `part`; `None` for what is not a `NAME.EXT.part` of this folder.
+    pub(super) fn reserved(&self, part: &Path) -> Option<PartFile> {
+        let name = part.file_name()?.to_str()?.strip_suffix(".part")?;
+        let ext = Path::new(name).extension()?.to_str()?;
+        let here = part.parent() == Some(self.folder());
+        here.then(|| PartFile { path: part.into(), name: name.into(), ext: ext.into(), try_number: 1 })
     }
 
     /// Makes a `.part` whose last byte is written the finished file, with its manifest, durably. In this order:

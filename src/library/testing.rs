@@ -64,5 +64,7 @@ pub fn part(number: u32) -> Part {
         hook: None,
         poster: None,
         gaps: vec![Gap { kind: GapKind::TimestampJump, at_ms: 7, by_ms: -9, frames: 0, packets: 0 }],
+        lost: PartLost { packets: 3, frames: 1 },
+        degraded: vec!["no sound".into()],
     }
 }

@@ -1,11 +1,13 @@
 //! The vocabulary of live media: names, codecs, tracks, access units and their timeline. No I/O.
 
+mod bits;
 mod codec;
 mod frame;
 mod name;
 mod timeline;
 mod track;
 
+pub(crate) use bits::Bits;
 pub use codec::{Codec, MediaKind};
 pub use frame::{Frame, Gap, GapKind, TrackId};
 pub use name::{MAX_NAME_BYTES, MediaSessionId, NameError, RoomName, StreamName, split_path};

@@ -2,13 +2,14 @@
 //! catalog and whoever watches up to date. Blocking work runs beside the async threads.
 
 use super::{
+    feed::TrackCounts,
     names::{PartEnd, PartNames},
-    writer::{TrackCounts, Writer, Written},
+    writer::{Writer, Written},
 };
 use crate::{
     library::{
         AudioPart, DeliveryKind, DeliveryState, FinishedFile, HookJob, Identity, Library, LibraryError,
-        Manifest, Part, PartDelivery, PartFile, Recording, Status, VideoPart,
+        Manifest, Part, PartDelivery, PartFile, PartLost, Recording, Status, VideoPart,
     },
     media::{Gap, MediaKind},
 };
@@ -35,8 +36,11 @@ pub(super) enum Entry {
         number: u32,
         path: PathBuf,
     },
-    /// So many access units more that no part holds.
-    FramesLost(u64),
+    /// So much more is lost, beyond the gaps that are told.
+    Lost {
+        frames: u64,
+        packets: u64,
+    },
     Gap(Gap),
     /// A part has all its frames; its file is to be made whole.
     Closed(Box<ClosedPart>),
@@ -56,6 +60,7 @@ pub(super) struct ClosedPart {
     pub number: u32,
     pub started_at: DateTime<Utc>,
     pub gaps: Vec<Gap>,
+    pub lost: PartLost,
 }
 
 /// A recording as it is now, for those who watch it.
@@ -77,6 +82,11 @@ pub struct Totals {
     /// Bytes of finished files.
     pub bytes: AtomicU64,
     pub frames_lost: AtomicU64,
+    pub packets_lost: AtomicU64,
+    /// Threads that elements of the files under way own now.
+    pub element_threads: AtomicU64,
+    /// Tracks that are decoded and encoded now, on the writer threads.
+    pub transcoded_tracks: AtomicU64,
 }
 
 pub(super) struct Books {
@@ -103,9 +113,13 @@ impl Books {
             };
             match entry {
                 Entry::Opened { name, number, path } => self.opened(name, number, &path).await,
-                Entry::FramesLost(n) => self.change(|r| r.lost.frames += n),
+                Entry::Lost { frames, packets } => self.change(|r| {
+                    r.lost.frames += frames;
+                    r.lost.packets += packets;
+                }),
                 Entry::Gap(gap) => self.change(|r| {
                     r.lost.frames += gap.frames;
+                    r.lost.packets += gap.packets;
                     r.lost.gaps.push(gap.clone());
                 }),
                 Entry::Ending => self.advance(Status::Finalizing).await,
@@ -175,6 +189,7 @@ impl Books {
         self.change(|r| {
             r.duration_ms += part.duration_ms;
             r.size += part.size;
+            r.degrade(&part.degraded);
             r.parts.push(part.clone());
         });
         committed.map_err(|e| {
@@ -228,6 +243,7 @@ impl Books {
         let total = if error.is_none() { &self.totals.completed } else { &self.totals.failed };
         total.fetch_add(1, Ordering::Relaxed);
         self.totals.frames_lost.fetch_add(lost.frames, Ordering::Relaxed);
+        self.totals.packets_lost.fetch_add(lost.packets, Ordering::Relaxed);
         self.progress.send_modify(|p| {
             p.recording.status = if error.is_none() { Status::Completed } else { Status::Failed };
             p.recording.error = error;
@@ -239,7 +255,7 @@ impl Books {
 
 /// `None`: the part holds no frame and is gone. Blocks.
 fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Result<Option<Part>, String> {
-    let ClosedPart { writer, file, names, number, started_at, gaps } = part;
+    let ClosedPart { writer, file, names, number, started_at, gaps, lost } = part;
     let path = file.path().to_owned();
     let failed = |e: &dyn std::fmt::Display| {
         let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
@@ -253,7 +269,7 @@ fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Resu
     }
     muxed.map_err(|e| failed(&e))?;
     let end = PartEnd { duration_ms: written.span.duration_ms(), ended_at: Utc::now() };
-    let describe = |f: &FinishedFile| describe(f, number, started_at, &written, &gaps);
+    let describe = |f: &FinishedFile| Part { lost, ..describe(f, number, started_at, &written, &gaps) };
     let finished = library
         .storage()
         .finish(file, |n| names.stem(n, Some(end)), |f| Manifest::new(identity.clone(), describe(f)))
@@ -282,6 +298,8 @@ fn describe(
         hook: None,
         poster: None,
         gaps: gaps.to_vec(),
+        lost: PartLost::default(),
+        degraded: written.degraded.clone(),
     }
 }
 

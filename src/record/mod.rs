@@ -2,14 +2,19 @@
 //! writer threads, its finished parts handed on by its books.
 
 mod books;
+mod feed;
 mod names;
 pub mod naming;
+mod params;
 mod pool;
+mod salvage;
 mod state;
 mod task;
+mod usage;
 mod writer;
 
 pub use books::{Progress, Totals};
+pub use salvage::make_whole;
 
 use crate::{
     config::Policy,
@@ -93,7 +98,10 @@ impl Recorder {
         self.books.spawn(books.keep(inbox));
         let media_ms = Arc::new(AtomicU64::new(0));
         let storage = self.library.storage().clone();
-        let inputs = task::Inputs { id, stream: order.stream, subscriber: order.subscriber, storage };
+        // A file begins with one: who sends none for seconds is asked.
+        order.stream.request_key_frame();
+        let totals = self.totals.clone();
+        let inputs = task::Inputs { id, stream: order.stream, subscriber: order.subscriber, storage, totals };
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
         tracing::info!(
             recording = %id, room = %started.room_name, stream = %started.stream_name,

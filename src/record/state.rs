@@ -5,8 +5,9 @@ use std::{collections::VecDeque, time::Duration};
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// The tracks that follow; `video`: one of them is video.
-    Tracks { video: bool },
+    /// The tracks that follow; `video`: one of them is video; `fits`: they are the ones before with other parameters,
+    /// which the file under way can take.
+    Tracks { video: bool, fits: bool },
     /// An access unit; `key`: decoding can begin here.
     Frame { video: bool, key: bool },
     /// Frames were left out before the next one, which is a key frame.
@@ -87,7 +88,8 @@ impl State {
         }
         match input {
             Input::Frame { video, key } => self.frame(video, key, now),
-            Input::Tracks { video } => {
+            Input::Tracks { fits: true, .. } => Action::Nothing,
+            Input::Tracks { video, fits: false } => {
                 self.has_video = video;
                 self.close()
             }
@@ -148,7 +150,7 @@ impl State {
 mod tests {
     use super::{Action::*, *};
 
-    const AV: Input = Input::Tracks { video: true };
+    const AV: Input = Input::Tracks { video: true, fits: false };
     const AUDIO: Input = Input::Frame { video: false, key: true };
     const KEY: Input = Input::Frame { video: true, key: true };
     const DELTA: Input = Input::Frame { video: true, key: false };
@@ -168,7 +170,7 @@ mod tests {
     #[test]
     fn audio_alone_starts_at_once() {
         run(&[
-            (Input::Tracks { video: false }, Nothing),
+            (Input::Tracks { video: false, fits: false }, Nothing),
             (AUDIO, Open),
             (AUDIO, Write),
             (Input::End, Finish),
@@ -176,7 +178,22 @@ mod tests {
     }
 
     #[test]
-    fn new_parameters_and_overflow_begin_a_new_part_at_the_next_key_frame() {
+    fn parameters_that_fit_change_nothing() {
+        let fits = Input::Tracks { video: true, fits: true };
+        run(&[
+            (AV, Nothing),
+            (AUDIO, Hold),
+            (fits, Nothing),
+            (AUDIO, Hold),
+            (KEY, Open),
+            (fits, Nothing),
+            (DELTA, Write),
+            (KEY, Write),
+        ]);
+    }
+
+    #[test]
+    fn other_tracks_and_overflow_begin_a_new_part_at_the_next_key_frame() {
         for change in [AV, Input::Overflow] {
             run(&[(AV, Nothing), (KEY, Open), (change, Close), (DELTA, Nothing), (AUDIO, Hold), (KEY, Open)]);
         }

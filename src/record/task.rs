@@ -1,6 +1,7 @@
 use super::{
-    books::{ClosedPart, Entry},
+    books::{ClosedPart, Entry, Totals},
     names::PartNames,
+    params,
     pool::Waker,
     state::{Action, ErrorBudget, Input, State},
     writer::Writer,
@@ -9,7 +10,7 @@ use crate::{
     config::{AudioRule, Policy},
     gst::{PipelineError, PlanError, Templates},
     hub::{Item, Stream, Subscriber},
-    library::{PartFile, RecordingId, Storage, StorageError},
+    library::{PartFile, PartLost, RecordingId, Storage, StorageError},
     media::{Frame, Gap, GapKind, MediaKind, Tracks},
 };
 use chrono::{DateTime, Utc};
@@ -23,7 +24,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// Gaps that are told one by one; of more only the lost frames are counted.
+/// Gaps that are told one by one; of more only what is lost is counted.
 const MAX_GAPS: usize = 1_000;
 /// Access units kept while waiting for a video key frame, at most.
 const MAX_HELD: usize = 1_000;
@@ -50,8 +51,11 @@ pub(super) struct Task {
     /// Media time of the parts already closed, ms.
     closed_ms: u64,
     last_error: Option<String>,
+    totals: Arc<Totals>,
     /// Access units that no part holds, not yet told to the books.
     frames_lost: u64,
+    /// Of gaps that are not told one by one.
+    packets_lost: u64,
     gaps_told: usize,
     ended: bool,
 }
@@ -62,6 +66,7 @@ pub(super) struct Inputs {
     pub stream: Arc<Stream>,
     pub subscriber: Subscriber,
     pub storage: Storage,
+    pub totals: Arc<Totals>,
 }
 
 struct OpenPart {
@@ -72,6 +77,7 @@ struct OpenPart {
     started_at: DateTime<Utc>,
     base_ns: u64,
     gaps: Vec<Gap>,
+    lost: PartLost,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +100,7 @@ impl Task {
         books: mpsc::UnboundedSender<Entry>,
         media_ms: Arc<AtomicU64>,
     ) -> Self {
-        let Inputs { id, stream, subscriber, storage } = inputs;
+        let Inputs { id, stream, subscriber, storage, totals } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
         Self {
             id,
@@ -113,7 +119,9 @@ impl Task {
             parts_opened: 0,
             closed_ms: 0,
             last_error: None,
+            totals,
             frames_lost: 0,
+            packets_lost: 0,
             gaps_told: 0,
             ended: false,
         }
@@ -151,12 +159,7 @@ impl Task {
 
     fn take(&mut self, item: Item, now: Duration) {
         match item {
-            Item::Tracks(tracks) => {
-                let video = tracks.video().is_some();
-                self.input(Input::Tracks { video }, None, now);
-                self.close();
-                self.tracks = tracks;
-            }
+            Item::Tracks(tracks) => self.set_tracks(tracks, now),
             Item::Frame(frame) => {
                 let kind = self.tracks.get(frame.track).map(|t| t.kind());
                 let input = Input::Frame { video: kind == Some(MediaKind::Video), key: frame.is_key() };
@@ -171,6 +174,17 @@ impl Task {
             }
             Item::End(_) => self.input(Input::End, None, now),
         }
+    }
+
+    fn set_tracks(&mut self, tracks: Tracks, now: Duration) {
+        let fits = params::fits(&self.tracks, &tracks);
+        self.input(Input::Tracks { video: tracks.video().is_some(), fits }, None, now);
+        if !fits {
+            self.close();
+        } else if let Some(part) = &mut self.part {
+            part.writer.set_tracks(&tracks);
+        }
+        self.tracks = tracks;
     }
 
     fn input(&mut self, input: Input, frame: Option<Frame>, now: Duration) {
@@ -235,7 +249,7 @@ impl Task {
         let names =
             PartNames::new(&self.policy.name, &self.stream, &plans, number, started_at, &template.extension);
         let file = self.storage.reserve(|n| names.stem(n, None), &template.extension)?;
-        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns)
+        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns, &self.totals)
             .map_err(|source| OpenError::Pipeline { file: file.path().display().to_string(), source });
         let writer = match writer {
             Ok(writer) => writer,
@@ -245,7 +259,16 @@ impl Task {
                 return Err(e);
             }
         };
-        Ok(OpenPart { writer, file, names, number, started_at, base_ns, gaps: Vec::new() })
+        Ok(OpenPart {
+            writer,
+            file,
+            names,
+            number,
+            started_at,
+            base_ns,
+            gaps: Vec::new(),
+            lost: PartLost::default(),
+        })
     }
 
     fn write(&mut self, frame: &Frame, now: Duration) {
@@ -255,7 +278,10 @@ impl Task {
         };
         match part.writer.write(frame) {
             Ok(true) => {}
-            Ok(false) => self.frames_lost += 1,
+            Ok(false) => {
+                part.lost.frames += 1;
+                self.frames_lost += 1;
+            }
             Err(source) => {
                 let file = part.file.path().display().to_string();
                 self.frames_lost += 1;
@@ -277,9 +303,14 @@ impl Task {
     fn note(&mut self, gap: Gap) {
         let base_ms = self.part.as_ref().map_or(gap.at_ms, |p| p.base_ns / 1_000_000);
         let at_ms = gap.at_ms.saturating_sub(base_ms);
+        if let Some(part) = &mut self.part {
+            part.lost.packets += gap.packets;
+            part.lost.frames += gap.frames;
+        }
         self.gaps_told += 1;
         if self.gaps_told > MAX_GAPS {
             self.frames_lost += gap.frames;
+            self.packets_lost += gap.packets;
             return;
         }
         if let Some(part) = &mut self.part {
@@ -301,6 +332,7 @@ impl Task {
             number: part.number,
             started_at: part.started_at,
             gaps: part.gaps,
+            lost: part.lost,
         })));
     }
 
@@ -316,9 +348,10 @@ impl Task {
     }
 
     fn tell_losses(&mut self) {
-        if self.frames_lost > 0 {
-            let frames = std::mem::take(&mut self.frames_lost);
-            self.tell(Entry::FramesLost(frames));
+        let frames = std::mem::take(&mut self.frames_lost);
+        let packets = std::mem::take(&mut self.packets_lost);
+        if frames > 0 || packets > 0 {
+            self.tell(Entry::Lost { frames, packets });
         }
     }
 

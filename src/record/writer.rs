@@ -3,12 +3,21 @@
 //! The access units are pushed straight into the muxer's pads from a writer thread of the pool. An `appsrc` or
 //! `queue` would own a thread per track and a wake-up per buffer; see ARCHITECTURE.md.
 
+use super::{
+    books::Totals,
+    feed::{Feed, TrackCounts},
+    usage::Usage,
+};
 use crate::{
     gst::{Pipeline, PipelineError, Template, TrackPlan, make_elements, mp4mux::is_mp4mux},
-    media::{Codec, Frame, MediaKind, Track, Tracks},
+    media::{Codec, Frame, MediaKind, Tracks},
 };
 use gstreamer::{self as gst, prelude::*};
-use std::{path::Path, sync::OnceLock, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// How much media is written before a transcoded track that has sent nothing is given up for this file.
 const SILENT_TRACK_MS: u64 = 2_000;
@@ -26,28 +35,11 @@ pub(super) struct Writer {
     span: Span,
     /// The tracks that had sent nothing in the beginning have been given up.
     silence_ended: bool,
+    /// Why the file is less than what was asked for.
+    degraded: Vec<String>,
     /// A write failed: the file has holes and must not pass for a whole one.
     failed: Option<PipelineError>,
-}
-
-/// One track on its way into the muxer, indexed by its `TrackId`.
-struct Feed {
-    pad: gst::Pad,
-    counts: TrackCounts,
-    transcoded: bool,
-    /// It was silent for too long and has been ended.
-    ended: bool,
-}
-
-/// What went into one track of a file.
-#[derive(Clone, Debug)]
-pub(super) struct TrackCounts {
-    pub kind: MediaKind,
-    /// Codec in the file.
-    pub codec: Codec,
-    pub track: Track,
-    pub frames: u64,
-    pub keyframes: u64,
+    _usage: Usage,
 }
 
 /// Media time covered, ns of the stream's running time.
@@ -63,6 +55,8 @@ pub(super) struct Span {
 pub(super) struct Written {
     pub tracks: Vec<TrackCounts>,
     pub span: Span,
+    /// Why it is less than what was asked for.
+    pub degraded: Vec<String>,
 }
 
 impl Writer {
@@ -73,6 +67,7 @@ impl Writer {
         tracks: &Tracks,
         file: &Path,
         base_ns: u64,
+        totals: &Arc<Totals>,
     ) -> Result<Self, PipelineError> {
         let pipeline = Pipeline::new();
         let mux = template.make_muxer().map_err(|e| PipelineError::Build(e.to_string()))?;
@@ -90,24 +85,46 @@ impl Writer {
             .into_iter()
             .zip(plans)
             .zip(tracks.iter())
-            .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns))
+            .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns, is_mp4mux(&mux)))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { pipeline, feeds, queues, span: Span::default(), silence_ended: false, failed: None })
+        let transcoded = feeds.iter().filter(|f| f.is_transcoded()).count();
+        let usage = Usage::new(totals.clone(), pipeline.threads(), transcoded);
+        Ok(Self {
+            pipeline,
+            feeds,
+            queues,
+            span: Span::default(),
+            silence_ended: false,
+            degraded: Vec::new(),
+            failed: None,
+            _usage: usage,
+        })
     }
 
-    /// Hands one access unit to the muxer; false when its track has been given up. May block while the disk does.
+    /// What is written from now on belongs to `tracks`: those of the beginning with other parameters
+    /// ([`params::fits`](super::params::fits)).
+    pub fn set_tracks(&mut self, tracks: &Tracks) {
+        self.feeds.iter_mut().zip(tracks.iter()).for_each(|(feed, track)| feed.set_track(track));
+    }
+
+    /// Hands one access unit to the muxer; false when there is no place for it: its track has been given up, or
+    /// silence was written for it. May block while the disk does.
     pub fn write(&mut self, frame: &Frame) -> Result<bool, PipelineError> {
-        let feed = self.feeds.get_mut(usize::from(frame.track.0)).filter(|f| !f.ended);
-        let Some(feed) = feed else { return Ok(false) };
-        if let Err(flow) = feed.pad.push(frame.buffer.clone()) {
+        let Some(feed) = self.feeds.get_mut(usize::from(frame.track.0)) else { return Ok(false) };
+        if feed.is_ended() || !feed.has_room(frame) {
+            return Ok(false);
+        }
+        if let Err(flow) = feed.push(frame) {
             let unknown = || PipelineError::Build(format!("the muxer refused a buffer: {flow}"));
             let error = self.pipeline.take_error().unwrap_or_else(unknown);
             self.failed = Some(error.clone());
             return Err(error);
         }
-        feed.counts.frames += 1;
-        feed.counts.keyframes += u64::from(frame.is_key());
-        self.span.extend(frame, feed.counts.kind);
+        let kind = feed.counts().kind;
+        self.span.extend(frame, kind);
+        if kind == MediaKind::Video {
+            self.feeds.iter_mut().for_each(|f| f.fill_behind(frame.dts_ns()));
+        }
         self.end_silent_tracks();
         Ok(true)
     }
@@ -132,12 +149,13 @@ impl Writer {
             return;
         }
         self.silence_ended = true;
-        for feed in self.feeds.iter_mut().filter(|f| f.transcoded && !f.ended && f.counts.frames == 0) {
-            let codec = feed.counts.track.codec;
+        for feed in self.feeds.iter_mut().filter(|f| f.is_unheard()) {
+            let codec = feed.counts().track.codec;
             tracing::warn!(%codec, "a track has sent nothing for {SILENT_TRACK_MS} ms; the file goes on without it");
-            feed.ended = true;
-            // A pad that refuses EOS has an error on the bus, which the next check returns.
-            let _ = feed.pad.push_event(gst::event::Eos::new());
+            self.degraded.push(format!(
+                "the {codec} track sent nothing in the first {SILENT_TRACK_MS} ms and is left out"
+            ));
+            feed.end();
         }
     }
 
@@ -147,55 +165,13 @@ impl Writer {
 
     /// Ends every track and waits until the muxer has written its index. Blocks; not for a writer thread.
     pub fn finish(self) -> (Written, Result<(), PipelineError>) {
-        for feed in &self.feeds {
-            // A pad that refuses EOS has an error on the bus, which wait_eos returns.
-            let _ = feed.pad.push_event(gst::event::Eos::new());
-        }
+        let mut feeds = self.feeds;
+        feeds.iter_mut().for_each(Feed::end);
         let failed = self.failed.map_or(Ok(()), Err);
         let ended = failed.and_then(|()| self.pipeline.wait_eos(FINISH_DEADLINE));
         let ended = self.pipeline.set_state(gst::State::Null).and(ended);
-        let tracks = self.feeds.iter().map(|f| f.counts.clone()).collect();
-        (Written { tracks, span: self.span }, ended)
-    }
-}
-
-impl Feed {
-    fn start(
-        target: &gst::Pad,
-        plan: &TrackPlan,
-        track: &Track,
-        base_ns: u64,
-    ) -> Result<Self, PipelineError> {
-        let refused = |what: String| PipelineError::Build(format!("{} track: {what}", track.codec));
-        let pad = gst::Pad::builder(gst::PadDirection::Src).build();
-        pad.set_active(true)?;
-        // The pad has no parent element, so its place in a hierarchy cannot be checked.
-        pad.link_full(target, gst::PadLinkCheck::empty()).map_err(|e| refused(e.to_string()))?;
-        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
-        segment.set_start(gst::ClockTime::from_nseconds(base_ns));
-        pad.push_event(gst::event::StreamStart::new(&format!("track-{}", track.id.0)));
-        if !pad.push_event(gst::event::Caps::new(&track.caps)) {
-            return Err(refused(format!("{} is not accepted", track.caps)));
-        }
-        pad.push_event(gst::event::Segment::new(&segment));
-        let counts = TrackCounts {
-            kind: track.kind(),
-            codec: plan.codec,
-            track: track.clone(),
-            frames: 0,
-            keyframes: 0,
-        };
-        Ok(Self { pad, counts, transcoded: plan.elements.is_some(), ended: false })
-    }
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        if let Some(peer) = self.pad.peer() {
-            // Both ends go away with the pipeline; a refused unlink changes nothing.
-            let _ = self.pad.unlink(&peer);
-        }
-        let _ = self.pad.set_active(false);
+        let tracks = feeds.iter().map(|f| f.counts().clone()).collect();
+        (Written { tracks, span: self.span, degraded: self.degraded }, ended)
     }
 }
 
@@ -256,25 +232,45 @@ fn track_entry(
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
     let entry = unblocked(pipeline, mux, mux_pad, queues).map_err(|e| missing(&e.to_string()))?;
     source.link(&entry).map_err(|e| missing(&e.to_string()))?;
-    if plan.codec == Codec::Aac {
-        skip_priming(&source);
+    if plan.codec != track.codec {
+        smooth(&source, plan.codec == Codec::Aac);
     }
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
 }
 
-/// An AAC encoder's first access unit is its start-up delay: it is left out and the others move up, so that sound
-/// stays beside the pictures.
-fn skip_priming(source: &gst::Pad) {
-    let first_ns = OnceLock::new();
+/// What an audio encoder's timestamps are measured against.
+#[derive(Default)]
+struct Smooth {
+    /// Duration of the first access unit, which was left out.
+    delay: Option<gst::ClockTime>,
+    /// Where the one before ends.
+    end: gst::ClockTime,
+}
+
+/// Evens out the timestamps of an audio encoder. `priming`: its first access unit is its start-up delay (AAC); it is left
+/// out and the others move up, so that sound stays beside the pictures. None begins before the one before has ended,
+/// as the last of vorbisenc do.
+fn smooth(source: &gst::Pad, priming: bool) {
+    const ROUNDING: gst::ClockTime = gst::ClockTime::from_useconds(100);
+    let state = Mutex::new(Smooth::default());
     source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
-        let Some(delay) = first_ns.get().copied() else {
-            let _ = first_ns.set(buffer.duration().unwrap_or_default());
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let duration = buffer.duration().unwrap_or_default();
+        if priming && state.delay.is_none() {
+            state.delay = Some(duration);
             return gst::PadProbeReturn::Drop;
-        };
+        }
+        let delay = state.delay.unwrap_or_default();
         let unit = buffer.make_mut();
-        unit.set_pts(unit.pts().map(|pts| pts.saturating_sub(delay)));
-        unit.set_dts(unit.dts().map(|dts| dts.saturating_sub(delay)));
+        let in_place = |time: gst::ClockTime| {
+            let time = time.saturating_sub(delay);
+            if time + ROUNDING < state.end { state.end } else { time }
+        };
+        let (pts, dts) = (unit.pts().map(in_place), unit.dts().map(in_place));
+        unit.set_pts(pts);
+        unit.set_dts(dts);
+        state.end = pts.map_or(state.end, |pts| pts + duration);
         gst::PadProbeReturn::Ok
     });
 }

@@ -32,14 +32,35 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// The value of the first header called `name`, in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        fields.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+}
+
+/// With a JSON body.
 pub fn request(server: SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+    request_with(server, method, path, &[("Content-Type", "application/json")], body)
+}
+
+/// With headers of one's own.
+pub fn request_with(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Answer> {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let mut socket = TcpStream::connect_timeout(&server, DEADLINE)?;
     socket.set_read_timeout(Some(DEADLINE))?;
     socket.set_write_timeout(Some(DEADLINE))?;
     let length = body.len();
     let mut bytes = format!(
         "{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+         {headers}Content-Length: {length}\r\n\r\n"
     )
     .into_bytes();
     bytes.extend(body);

@@ -1,8 +1,8 @@
 //! From caps to what a track needs: its sample entry, its timescale and how its access units are timed.
 
-use super::bits::Bits;
 use super::boxes::{boxed, full_box};
 use super::video;
+use crate::media::Bits;
 use crate::media::MediaKind;
 use bytes::BufMut;
 use gstreamer as gst;
@@ -41,8 +41,6 @@ pub(super) struct Format {
     pub constant: bool,
     /// Decoder delay at the start, ticks.
     pub pre_skip: u32,
-    /// Parameter sets travel in the access units: the sample entry need not follow their changes.
-    pub in_band: bool,
     /// Access units may begin with an AV1 temporal delimiter, which does not belong in a file.
     pub temporal_delimiters: bool,
 }
@@ -72,10 +70,25 @@ impl Format {
         self.kind == MediaKind::Video
     }
 
-    /// Whether a track of this format can go on with access units of `next`.
-    pub fn continues_with(&self, next: &Format) -> bool {
-        let same_entry_type = self.entry.get(4..8) == next.entry.get(4..8);
-        self.entry == next.entry || (self.in_band && same_entry_type)
+    /// Goes on with access units of `next`, as far as the same decoder takes them: false, with nothing changed, where
+    /// it does not.
+    ///
+    /// Video may change its parameters when they are in the access units: AV1 and VP9 have them there, H.264 and H.265
+    /// from here on have to. Their sample entry says so from now on (`avc3`, `hev1`; 14496-15, 5.3.3 and 8.3.3), and
+    /// the picture is as large as the largest.
+    pub fn go_on(&mut self, next: &Format) -> bool {
+        if self.entry == next.entry {
+            return true;
+        }
+        let kind = |entry: &[u8]| entry.get(4..8).and_then(|kind| <[u8; 4]>::try_from(kind).ok());
+        let (Some(old), Some(new)) = (kind(&self.entry), kind(&next.entry)) else { return false };
+        if !self.is_video() || video::in_band_kind(&old) != video::in_band_kind(&new) {
+            return false;
+        }
+        self.entry[4..8].copy_from_slice(video::in_band_kind(&old));
+        video::grow(&mut self.entry, &next.entry);
+        self.display = (self.display.0.max(next.display.0), self.display.1.max(next.display.1));
+        true
     }
 }
 
@@ -108,7 +121,6 @@ fn audio(entry: Vec<u8>, timescale: u32, nominal: u32) -> Format {
         nominal,
         constant: true,
         pre_skip: 0,
-        in_band: false,
         temporal_delimiters: false,
     }
 }

@@ -13,7 +13,6 @@
 //! final `moov` it is an empty edit; reorder delay and decoder pre-skip are in an edit list in both. A track whose
 //! first access unit comes after the header has no edit list there: its fragments use signed composition offsets.
 
-mod bits;
 mod boxes;
 mod element;
 mod format;
@@ -40,8 +39,10 @@ pub fn is_mp4mux(element: &gst::Element) -> bool {
 /// `gst::init`.
 ///
 /// The element: request pads `video_%u` and `audio_%u`, one source pad `src`; property `fragment-duration` in ms.
-/// Every requested pad is expected to deliver. Codec parameters that change within a track whose sample entry
-/// holds them (`avc1`, `hvc1`, AAC, …) are an element error (`gst::StreamError::Format`): start a new file.
+/// Every requested pad is expected to deliver. New caps of a video track with the same codec go on in the same file;
+/// H.264 and H.265 then bring their parameter sets in the access units from the next key frame on, and the finished
+/// file's sample entry says so (`avc3`, `hev1`). Other codec parameters that change (AAC, …) are an element error
+/// (`gst::StreamError::Format`): start a new file.
 pub fn register() -> Result<(), glib::BoolError> {
     gst::Element::register(None, "reeldmp4mux", gst::Rank::NONE, element::Mp4Mux::static_type())
 }

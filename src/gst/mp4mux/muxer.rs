@@ -122,10 +122,10 @@ impl Muxer {
     pub fn set_format(&mut self, slot: usize, format: Format) -> Result<(), MuxError> {
         let opened = self.opened.is_some();
         let slot = &mut self.slots[slot];
-        match &slot.track {
-            Some(track) if track.format.continues_with(&format) => Ok(()),
-            Some(track) if !track.index.is_empty() || opened => {
-                Err(MuxError::Changed { pad: slot.pad.clone() })
+        match &mut slot.track {
+            Some(track) if opened || !track.index.is_empty() => {
+                let goes_on = track.format.go_on(&format);
+                goes_on.then_some(()).ok_or_else(|| MuxError::Changed { pad: slot.pad.clone() })
             }
             None if opened => Err(MuxError::Unstarted { pad: slot.pad.clone() }),
             _ => {

@@ -1,8 +1,8 @@
 //! Sample entries of video tracks.
 
-use super::bits::Bits;
 use super::boxes::{boxed, full_box};
 use super::format::{Format, FormatError, VIDEO_TIMESCALE, codec_data, positive_u16};
+use crate::media::Bits;
 use crate::media::MediaKind;
 use bytes::BufMut;
 use gstreamer as gst;
@@ -13,10 +13,7 @@ pub(super) fn h264(s: &gst::StructureRef, kind: &[u8; 4]) -> Result<Format, Form
         return Err(FormatError::CodecData("avcC"));
     }
     let size = size(s).or_else(|| h264_size(&config)).unwrap_or((0, 0));
-    Ok(Format {
-        in_band: kind == b"avc3",
-        ..video(s, kind, size, |b| boxed(b, b"avcC", |b| b.put_slice(&config)))
-    })
+    Ok(video(s, kind, size, |b| boxed(b, b"avcC", |b| b.put_slice(&config))))
 }
 
 pub(super) fn h265(s: &gst::StructureRef, kind: &[u8; 4]) -> Result<Format, FormatError> {
@@ -25,10 +22,7 @@ pub(super) fn h265(s: &gst::StructureRef, kind: &[u8; 4]) -> Result<Format, Form
         return Err(FormatError::CodecData("hvcC"));
     }
     let size = size(s).unwrap_or((0, 0));
-    Ok(Format {
-        in_band: kind == b"hev1",
-        ..video(s, kind, size, |b| boxed(b, b"hvcC", |b| b.put_slice(&config)))
-    })
+    Ok(video(s, kind, size, |b| boxed(b, b"hvcC", |b| b.put_slice(&config))))
 }
 
 pub(super) fn av1(s: &gst::StructureRef) -> Result<Format, FormatError> {
@@ -106,6 +100,28 @@ fn vp9_level(width: u16, height: u16) -> u8 {
     LEVELS.iter().find(|(most, _)| samples <= *most).map_or(62, |(_, level)| *level)
 }
 
+/// The type of a sample entry whose parameter sets may also be in the access units.
+pub(super) fn in_band_kind(kind: &[u8; 4]) -> &[u8; 4] {
+    match kind {
+        b"avc1" => b"avc3",
+        b"hvc1" => b"hev1",
+        other => other,
+    }
+}
+
+/// Where a sample entry has its width and height, 16 bits each (14496-12, 12.1.3).
+const ENTRY_SIZE: std::ops::Range<usize> = 32..36;
+
+/// Makes the picture of `entry` at least as large as that of `other`.
+pub(super) fn grow(entry: &mut [u8], other: &[u8]) {
+    let (Some(size), Some(other)) = (entry.get_mut(ENTRY_SIZE), other.get(ENTRY_SIZE)) else { return };
+    for (mine, theirs) in size.chunks_exact_mut(2).zip(other.chunks_exact(2)) {
+        if &*mine < theirs {
+            mine.copy_from_slice(theirs);
+        }
+    }
+}
+
 fn size(s: &gst::StructureRef) -> Option<(u16, u16)> {
     Some((positive_u16(s, "width")?, positive_u16(s, "height")?))
 }
@@ -149,7 +165,6 @@ fn video(
         nominal: frame_ticks(s),
         constant: false,
         pre_skip: 0,
-        in_band: false,
         temporal_delimiters: false,
     }
 }

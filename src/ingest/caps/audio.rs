@@ -135,3 +135,29 @@ fn g711(codec: Codec, media_type: &str, flags: &[u8]) -> Result<AudioTrackCaps, 
     let channels = if flags & STEREO != 0 { 2 } else { 1 };
     Ok(track(gst::Caps::builder(media_type), 8_000, channels))
 }
+
+/// Caps of a G.711 track (`Codec::Pcma` or `Codec::Pcmu`) of any sample rate, Hz.
+pub fn g711_track_caps(codec: Codec, rate: u32, channels: u32) -> Result<AudioTrackCaps, CapsError> {
+    let media_type = match codec {
+        Codec::Pcma => "audio/x-alaw",
+        Codec::Pcmu => "audio/x-mulaw",
+        _ => return Err(CapsError { codec, what: "not G.711" }),
+    };
+    if !(4_000..=192_000).contains(&rate) || !(1..=8).contains(&channels) {
+        return Err(CapsError {
+            codec,
+            what: "sample rate outside 4000 to 192000 Hz, or more than 8 channels",
+        });
+    }
+    Ok(track(gst::Caps::builder(media_type), rate, channels))
+}
+
+/// An `OpusHead` (RFC 7845, 5.1) of 1 or 2 channels, for streams that carry none: nothing is skipped at the start.
+pub fn opus_head(channels: u8) -> Vec<u8> {
+    const VERSION: u8 = 1;
+    let mut head = b"OpusHead".to_vec();
+    head.extend([VERSION, channels, 0, 0]);
+    head.extend(48_000u32.to_le_bytes());
+    head.extend([0, 0, 0]);
+    head
+}

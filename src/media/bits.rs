@@ -1,6 +1,6 @@
 //! Reads bit fields, most significant bit first. Past the end every read is `None`.
 
-pub(super) struct Bits<'a> {
+pub(crate) struct Bits<'a> {
     data: &'a [u8],
     at: usize,
 }

@@ -1,0 +1,208 @@
+//! One track on its way into the muxer of a file.
+
+use super::params;
+use crate::{
+    gst::{PipelineError, TrackPlan},
+    media::{Codec, Frame, MediaKind, Track, VideoSize},
+};
+use gstreamer::{self as gst, prelude::*};
+
+const S: u64 = 1_000_000_000;
+/// Transcoded audio this far behind the pictures is silent. Interleaving and jitter stay below.
+const SILENT_AFTER_NS: u64 = 2 * S;
+/// How far behind the pictures silence is written, so that what is only late still finds its place.
+const STAY_BEHIND_NS: u64 = S;
+/// Silence that is written at once, at most: about 10 ms of work for the encoder.
+const FILL_STEP_NS: u64 = S;
+/// A longer gap in transcoded audio, where no pictures have paced silence into it, is not filled: an hour of it would be
+/// encoded in one go. The timestamps have the gap then.
+const MAX_FILL_NS: u64 = 5 * S;
+
+/// Indexed by its `TrackId`.
+pub(super) struct Feed {
+    pad: gst::Pad,
+    counts: TrackCounts,
+    /// Running time of the file's beginning.
+    base_ns: u64,
+    /// The muxer takes other caps while it writes.
+    takes_caps: bool,
+    /// Goes in front of every key frame, since the first change of parameters.
+    in_band: Option<gst::Memory>,
+    /// Elements are in the way: what the muxer gets is known with the first access unit only.
+    through_elements: bool,
+    /// Of a track that is decoded and encoded again.
+    transcoded: Option<Transcoded>,
+    ended: bool,
+}
+
+/// How far a transcoded track has come, ns of the stream's running time.
+#[derive(Default)]
+struct Transcoded {
+    end_ns: Option<u64>,
+    /// Silence was written up to here.
+    silent_until_ns: u64,
+}
+
+/// What went into one track of a file.
+#[derive(Clone, Debug)]
+pub(super) struct TrackCounts {
+    pub kind: MediaKind,
+    /// Codec in the file.
+    pub codec: Codec,
+    /// As it was last, with the largest picture.
+    pub track: Track,
+    pub frames: u64,
+    pub keyframes: u64,
+}
+
+impl Feed {
+    /// `takes_caps`: the muxer takes other caps of the same codec while it writes.
+    pub fn start(
+        target: &gst::Pad,
+        plan: &TrackPlan,
+        track: &Track,
+        base_ns: u64,
+        takes_caps: bool,
+    ) -> Result<Self, PipelineError> {
+        let refused = |what: String| PipelineError::Build(format!("{} track: {what}", track.codec));
+        let pad = gst::Pad::builder(gst::PadDirection::Src).build();
+        pad.set_active(true)?;
+        // The pad has no parent element, so its place in a hierarchy cannot be checked.
+        pad.link_full(target, gst::PadLinkCheck::empty()).map_err(|e| refused(e.to_string()))?;
+        pad.push_event(gst::event::StreamStart::new(&format!("track-{}", track.id.0)));
+        if !pad.push_event(gst::event::Caps::new(&track.caps)) {
+            return Err(refused(format!("{} is not accepted", track.caps)));
+        }
+        let counts = TrackCounts {
+            kind: track.kind(),
+            codec: plan.codec,
+            track: track.clone(),
+            frames: 0,
+            keyframes: 0,
+        };
+        let transcoded = (plan.codec != track.codec).then(Transcoded::default);
+        let through_elements = plan.elements.is_some();
+        let feed = Self {
+            pad,
+            counts,
+            base_ns,
+            takes_caps: takes_caps && !through_elements,
+            in_band: None,
+            through_elements,
+            transcoded,
+            ended: false,
+        };
+        feed.begin_at(base_ns);
+        Ok(feed)
+    }
+
+    pub fn counts(&self) -> &TrackCounts {
+        &self.counts
+    }
+
+    pub fn is_transcoded(&self) -> bool {
+        self.transcoded.is_some()
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Nothing has come yet that tells the muxer what it will be.
+    pub fn is_unheard(&self) -> bool {
+        self.through_elements && !self.ended && self.counts.frames == 0
+    }
+
+    /// What follows has these parameters. Muxers but ours refuse to hear of it, and need not: H.264 and H.265 get
+    /// theirs in front of the key frames, the others have them there.
+    pub fn set_track(&mut self, track: &Track) {
+        let before = &self.counts.track;
+        if before.caps == track.caps {
+            return;
+        }
+        let sets = params::in_band(track);
+        if self.in_band.is_some() || params::in_band(before) != sets {
+            self.in_band = sets.map(gst::Memory::from_slice);
+        }
+        if self.takes_caps {
+            // Caps that are refused after all are an error on the bus, which the next check returns.
+            let _ = self.pad.push_event(gst::event::Caps::new(&track.caps));
+        }
+        let size = largest(before.size, track.size);
+        self.counts.track = Track { size, ..track.clone() };
+    }
+
+    /// Makes a transcoded track ready for an access unit. False when silence stands in its place.
+    pub fn has_room(&mut self, frame: &Frame) -> bool {
+        let Some(track) = &mut self.transcoded else { return true };
+        let pts = frame.pts_ns();
+        let end = pts + frame.buffer.duration().map_or(1, gst::ClockTime::nseconds);
+        if end <= track.silent_until_ns {
+            return false;
+        }
+        let leaps = track.end_ns.is_some_and(|last| pts > last + MAX_FILL_NS);
+        track.end_ns = Some(track.end_ns.map_or(end, |last| last.max(end)));
+        if leaps {
+            self.begin_at(pts);
+        }
+        true
+    }
+
+    pub fn push(&mut self, frame: &Frame) -> Result<(), gst::FlowError> {
+        let mut buffer = frame.buffer.clone();
+        if let Some(sets) = self.in_band.as_ref().filter(|_| frame.is_key()) {
+            // Copies the buffer's header; the memory of the frame stays shared.
+            buffer.make_mut().prepend_memory(sets.clone());
+        }
+        self.pad.push(buffer)?;
+        self.counts.frames += 1;
+        self.counts.keyframes += u64::from(frame.is_key());
+        Ok(())
+    }
+
+    /// The pictures have come to `video_ns`: a transcoded track that is silent (muted, or Opus with DTX) goes on as
+    /// silence, a step at a time, so that its file has no gap and a muxer that waits for it can go on.
+    pub fn fill_behind(&mut self, video_ns: u64) {
+        let Some(track) = self.transcoded.as_mut().filter(|_| !self.ended) else { return };
+        let Some(from) = track.end_ns.filter(|end| end + SILENT_AFTER_NS <= video_ns) else { return };
+        let length = (video_ns - STAY_BEHIND_NS - from).min(FILL_STEP_NS);
+        track.end_ns = Some(from + length);
+        track.silent_until_ns = from + length;
+        let gap = gst::event::Gap::builder(gst::ClockTime::from_nseconds(from))
+            .duration(gst::ClockTime::from_nseconds(length));
+        // Elements that do not take it have a gap in their timestamps instead.
+        let _ = self.pad.push_event(gap.build());
+    }
+
+    /// Nothing follows.
+    pub fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            // A pad that refuses EOS has an error on the bus, which whoever waits for the end returns.
+            let _ = self.pad.push_event(gst::event::Eos::new());
+        }
+    }
+
+    /// What follows begins at `ns` of the stream's running time.
+    fn begin_at(&self, ns: u64) {
+        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        segment.set_start(gst::ClockTime::from_nseconds(ns));
+        segment.set_base(gst::ClockTime::from_nseconds(ns - self.base_ns.min(ns)));
+        // A pad that refuses it refuses the buffers, too.
+        let _ = self.pad.push_event(gst::event::Segment::new(&segment));
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Some(peer) = self.pad.peer() {
+            // Both ends go away with the pipeline; a refused unlink changes nothing.
+            let _ = self.pad.unlink(&peer);
+        }
+        let _ = self.pad.set_active(false);
+    }
+}
+
+fn largest(one: Option<VideoSize>, other: Option<VideoSize>) -> Option<VideoSize> {
+    let (Some(a), Some(b)) = (one, other) else { return one.or(other) };
+    Some(VideoSize { width: a.width.max(b.width), height: a.height.max(b.height) })
+}

@@ -1,0 +1,155 @@
+//! Codec parameters: which changes of them a file under way can take, and the form in which they go in front of a
+//! key frame.
+
+use crate::media::{Codec, MediaKind, Track, Tracks};
+use gstreamer as gst;
+
+/// Whether the file of `before` can go on with `next`: the same codecs on the same tracks, and only video with other
+/// parameters, in a form that goes into the access units.
+pub(super) fn fits(before: &Tracks, next: &Tracks) -> bool {
+    let goes_on = |(before, next): (&Track, &Track)| {
+        let same = before.codec == next.codec && before.caps == next.caps;
+        same || (before.codec == next.codec && changes_in_band(next))
+    };
+    !before.is_empty()
+        && before.iter().len() == next.iter().len()
+        && before.iter().zip(next.iter()).all(goes_on)
+}
+
+fn changes_in_band(track: &Track) -> bool {
+    match track.codec {
+        Codec::H264 | Codec::H265 => in_band(track).is_some(),
+        codec => codec.kind() == MediaKind::Video,
+    }
+}
+
+/// The parameter sets of an H.264 or H.265 track as NAL units with 4-byte lengths, in the order of its `codec_data`;
+/// `None` for what cannot be read, and for other codecs.
+pub(super) fn in_band(track: &Track) -> Option<Vec<u8>> {
+    let data = track.caps.structure(0)?.get::<gst::Buffer>("codec_data").ok()?;
+    let data = data.map_readable().ok()?;
+    let mut sets = Vec::with_capacity(data.len() + 16);
+    match track.codec {
+        Codec::H264 => avcc(&data, &mut sets)?,
+        Codec::H265 => hvcc(&data, &mut sets)?,
+        _ => return None,
+    }
+    (!sets.is_empty()).then_some(sets)
+}
+
+/// ISO/IEC 14496-15, 5.3.3.1.2.
+fn avcc(data: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    const PROFILES_WITH_EXTENSION: [u8; 4] = [100, 110, 122, 144];
+    let (&[_, profile, _, _, _, sps], rest) = data.split_first_chunk()?;
+    let rest = nal_units(usize::from(sps & 0x1F), rest, out)?;
+    let (&pps, rest) = rest.split_first()?;
+    let rest = nal_units(usize::from(pps), rest, out)?;
+    if let (true, Some((&[_, _, _, extensions], rest))) =
+        (PROFILES_WITH_EXTENSION.contains(&profile), rest.split_first_chunk())
+    {
+        nal_units(usize::from(extensions), rest, out)?;
+    }
+    Some(())
+}
+
+/// ISO/IEC 14496-15, 8.3.3.1.2.
+fn hvcc(data: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    const VPS_SPS_PPS: std::ops::RangeInclusive<u8> = 32..=34;
+    let (head, mut rest) = data.split_first_chunk::<23>()?;
+    for _ in 0..head[22] {
+        let (&[kind, high, low], nals) = rest.split_first_chunk()?;
+        let count = usize::from(u16::from_be_bytes([high, low]));
+        let mut others = Vec::new();
+        let kept = VPS_SPS_PPS.contains(&(kind & 0x3F));
+        rest = nal_units(count, nals, if kept { &mut *out } else { &mut others })?;
+    }
+    Some(())
+}
+
+/// Appends `count` NAL units that each follow a 16-bit length; returns what comes after them.
+fn nal_units<'a>(count: usize, mut data: &'a [u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
+    for _ in 0..count {
+        let (length, rest) = data.split_first_chunk()?;
+        let (nal, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        out.extend((nal.len() as u32).to_be_bytes());
+        out.extend(nal);
+        data = rest;
+    }
+    Some(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::TrackId;
+
+    fn track(codec: Codec, caps: &str) -> Track {
+        gst::init().expect("GStreamer");
+        let caps = caps.parse().expect("caps");
+        Track { id: TrackId(0), codec, caps, size: None, rate: None, channels: None }
+    }
+
+    #[test]
+    fn parameter_sets_get_four_byte_lengths() {
+        // Version, profile, compatibility, level, length size, then 1 SPS of 2 bytes and 1 PPS of 1.
+        let avcc = "video/x-h264,codec_data=(buffer)014200 1effe1 0002 6742 01 0001 68".replace(' ', "");
+        // avcC of the high profile: chroma format, bit depths, 1 SPS extension.
+        let high = "video/x-h264,codec_data=(buffer)016400 1effe1 0002 6764 01 0001 68 fdf8f8 01 0001 6d";
+        // 22 bytes, then 2 arrays: an SEI of 1 byte (left out) and an SPS of 2.
+        let hvcc = format!(
+            "video/x-h265,codec_data=(buffer){}02 27 0001 0001 4e 21 0001 0002 4201",
+            "01".repeat(22)
+        );
+        for (codec, caps, expected) in [
+            (Codec::H264, avcc.clone(), Some(vec![0, 0, 0, 2, 0x67, 0x42, 0, 0, 0, 1, 0x68])),
+            (
+                Codec::H264,
+                high.replace(' ', ""),
+                Some(vec![0, 0, 0, 2, 0x67, 0x64, 0, 0, 0, 1, 0x68, 0, 0, 0, 1, 0x6d]),
+            ),
+            (Codec::H265, hvcc.replace(' ', ""), Some(vec![0, 0, 0, 2, 0x42, 1])),
+            (Codec::H264, avcc[..avcc.len() - 2].to_owned(), None),
+            (Codec::H264, "video/x-h264".to_owned(), None),
+            (Codec::Vp8, "video/x-vp8".to_owned(), None),
+        ] {
+            assert_eq!(in_band(&track(codec, &caps)), expected, "{caps}");
+        }
+    }
+
+    #[test]
+    fn what_a_file_can_take() {
+        let tracks = |list: &[(Codec, &str)]| {
+            let with_id = |(n, (codec, caps)): (usize, &(Codec, &str))| Track {
+                id: TrackId(n as u8),
+                ..track(*codec, caps)
+            };
+            Tracks::new(list.iter().enumerate().map(with_id).collect())
+        };
+        let h264 = (Codec::H264, "video/x-h264,codec_data=(buffer)0142001effe100026742010001 68");
+        let h264 = (h264.0, &*h264.1.replace(' ', ""));
+        let other = (Codec::H264, "video/x-h264,codec_data=(buffer)0142001effe10002674301000168");
+        let broken = (Codec::H264, "video/x-h264,codec_data=(buffer)0142");
+        let (vp8, larger) = ((Codec::Vp8, "video/x-vp8,width=320"), (Codec::Vp8, "video/x-vp8,width=640"));
+        let (aac, faster) = ((Codec::Aac, "audio/mpeg,rate=44100"), (Codec::Aac, "audio/mpeg,rate=48000"));
+        for (before, next, expected) in [
+            (vec![h264, aac], vec![other, aac], true),
+            (vec![h264, aac], vec![h264, aac], true),
+            (vec![vp8], vec![larger], true),
+            (vec![h264], vec![broken], false),
+            (vec![h264, aac], vec![h264, faster], false),
+            (vec![h264], vec![h264, aac], false),
+            (vec![h264, aac], vec![h264], false),
+            (vec![h264], vec![vp8], false),
+            (vec![], vec![h264], false),
+        ] {
+            assert_eq!(fits(&tracks(&before), &tracks(&next)), expected, "{before:?} {next:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_configuration_panics(data in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
+            let _ = (avcc(&data, &mut Vec::new()), hvcc(&data, &mut Vec::new()));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What a browser publishes over WHIP is in the file: its codec, every picture, sound in step.
+
+use serde_json::Value;
+use std::{path::Path, thread, time::Duration};
+use support::{
+    avsync::AvSync,
+    browser::{Browser, Codec, Publish},
+    daemon::{Daemon, House, SOON, file_of},
+    media::{Probe, decode},
+    wait::wait_until,
+};
+
+const REELD: &str = env!("CARGO_BIN_EXE_reeld");
+const POLICY: &str = "stream_record_policy=streamName\n";
+/// How long each codec is published.
+const LENGTH: Duration = Duration::from_secs(15);
+
+fn whip(daemon: &Daemon, path: &str) -> String {
+    format!("http://{}/whip/{path}", daemon.http())
+}
+
+/// Publishes for `length` and stops; what the browser says of it.
+fn publish_for(browser: &Browser, daemon: &Daemon, path: &str, publish: &Publish, length: Duration) -> Value {
+    browser.publish(&whip(daemon, path), publish);
+    // Not to synchronise: this is how long the stream is.
+    thread::sleep(length);
+    let sent = browser.stop();
+    assert_eq!(sent["deleteStatus"], 200, "{sent:#}");
+    sent
+}
+
+fn count(stats: &Value, key: &str) -> usize {
+    stats[key].as_u64().unwrap_or_else(|| panic!("no {key} in {stats:#}")) as usize
+}
+
+fn assert_whole(file: &Path, sent: &Value, codecs: (&str, &str)) {
+    let got = Probe::read(file);
+    assert_eq!((got.video_codec.as_str(), got.audio_codec.as_str()), codecs);
+    let frames = count(&sent["video"], "framesSent");
+    let pictures = decode(file);
+    println!("{}: {frames} sent, {} in the file, {pictures} shown", file.display(), got.video.len());
+    assert!(frames > 200, "{frames} pictures in {LENGTH:?}");
+    assert!(got.video.len() + 1 >= frames, "{frames} pictures sent, {} in the file", got.video.len());
+    assert_eq!(pictures, got.video.len());
+    assert!(got.is_monotonic());
+    let sync = AvSync::measure(file);
+    println!("picture after sound: median {:.1} ms of {:?}", sync.median_ms(), sync.offsets_ms);
+    assert!(sync.median_ms().abs() < 40.0, "{sync:?}");
+}
+
+fn publishes(codec: Codec, container: &str, codecs: (&str, &str)) {
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let publish = Publish { climb: true, ..Publish::av(codec) };
+    let sent = publish_for(&browser, &daemon, "court/cam?record=true", &publish, LENGTH);
+    let recording = daemon.completed("cam");
+    assert_eq!(recording["container"], container);
+    assert_eq!(recording["protocol"], "webrtc");
+    assert_eq!(recording["roomName"], "court");
+    assert_eq!(recording["lost"]["packets"], 0, "{recording:#}");
+    assert_whole(&file_of(&recording), &sent, codecs);
+    wait_until("the session is gone", SOON, || daemon.sessions().is_empty());
+}
+
+#[test]
+fn a_browser_publishes_h264() {
+    publishes(Codec::H264, "mp4", ("h264", "aac"));
+}
+
+#[test]
+fn a_browser_publishes_vp8() {
+    publishes(Codec::Vp8, "webm", ("vp8", "vorbis"));
+}
+
+#[test]
+fn a_browser_publishes_vp9() {
+    publishes(Codec::Vp9, "webm", ("vp9", "vorbis"));
+}
+
+#[test]
+fn a_browser_publishes_av1() {
+    publishes(Codec::Av1, "mp4", ("av1", "aac"));
+}
+
+#[test]
+fn only_who_asks_is_recorded_and_one_kind_of_media_is_enough() {
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let short = Duration::from_secs(4);
+    publish_for(&browser, &daemon, "live/quiet", &Publish::av(Codec::Vp8), short);
+    let video = Publish { audio: false, ..Publish::av(Codec::H264) };
+    let sent = publish_for(&browser, &daemon, "picture?record=true", &video, short);
+    let file = file_of(&daemon.completed("picture"));
+    assert!(decode(&file) + 1 >= count(&sent["video"], "framesSent"), "{sent:#}");
+    let audio = Publish { video: None, ..Publish::av(Codec::H264) };
+    let sent = publish_for(&browser, &daemon, "sound?record=true", &audio, short);
+    let recording = daemon.completed("sound");
+    let packets = count(&sent["audio"], "packetsSent");
+    let frames = recording["parts"][0]["audio"]["frames"].as_u64().expect("frames") as usize;
+    assert!(frames + 1 >= packets, "{packets} packets sent, {frames} recorded");
+    assert_eq!(daemon.recordings("quiet"), [] as [Value; 0]);
+}
