@@ -21,9 +21,11 @@ const SECONDS: u32 = 12;
 const LONGEST: Duration = Duration::from_secs(60);
 /// Nothing is lost before this many access units, so that the recording begins where the stream does.
 const BEFORE_LOSS: u64 = 30;
-/// A key frame with every flash: after a loss there are no pictures before the next one.
+/// A key frame with every flash: after a loss there are no pictures before the next one. Cameras and browsers shift
+/// theirs when they are asked for one.
 const KEY_EVERY: u32 = 15;
-const MARK_SLACK_MS: f64 = 80.0;
+/// A mark lasts 100 ms; the first packets of it may be lost, and it be seen or heard with a later one.
+const MARK_SLACK_MS: f64 = 120.0;
 
 support::camera_process!();
 
@@ -53,7 +55,7 @@ impl fmt::Display for Outcome {
             probe.duration_ms,
             lost["packets"],
             lost["frames"],
-            sync.median_ms()
+            self.offset_ms()
         )
     }
 }
@@ -78,12 +80,18 @@ impl Outcome {
         assert_eq!(recording["degraded"].as_array().map(Vec::len), Some(0), "{outcome}: {recording:#}");
         outcome.assert_time_is_kept("beeps", &avsync::beeps_ms(&file));
         outcome.assert_time_is_kept("flashes", &avsync::flashes_ms(&file));
-        assert!(sync.median_ms().abs() <= 60.0, "{outcome}");
+        assert!(outcome.offset_ms().abs() <= 60.0, "{outcome}");
         outcome
     }
 
-    /// Marks come every second: whole seconds lie between any two when no time is lost. The first packet of a mark may
-    /// be lost, and the mark be seen or heard with its second or third.
+    /// The lower quartile: a flash whose first picture is lost is late, and nothing makes one early.
+    fn offset_ms(&self) -> f64 {
+        let mut sorted = self.sync.offsets_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 4]
+    }
+
+    /// Marks come every second: whole seconds lie between any two when no time is lost.
     fn assert_time_is_kept(&self, what: &str, marks_ms: &[f64]) {
         let first = marks_ms.first().copied().unwrap_or(f64::NAN);
         for mark in marks_ms {
@@ -149,11 +157,14 @@ fn a_camera_is_pulled_over_udp() {
     begun(&daemon, "pulled");
     relay.set_percent(LOSS.percent);
     wait_until("the camera has sent its seconds", LONGEST, || camera.frames().0 >= u64::from(30 * SECONDS));
+    let sent_ms = |camera: &mut Camera| camera.frames().0 as f64 * 1000.0 / 30.0;
+    let least_ms = sent_ms(&mut camera);
     daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    let most_ms = sent_ms(&mut camera);
     let outcome = Outcome::read(&daemon, "pulled", relay.counts());
     outcome.assert_all_told();
-    let sent_ms = f64::from(SECONDS) * 1000.0;
-    assert!((outcome.probe.duration_ms - sent_ms).abs() <= 150.0, "{outcome}");
+    let sent_ms = least_ms - 100.0..=most_ms + 100.0;
+    assert!(sent_ms.contains(&outcome.probe.duration_ms), "{outcome}: {sent_ms:?} sent");
 }
 
 #[test]

@@ -229,11 +229,13 @@ fn launch(options: &Options) -> String {
         let every = options.key_frame_every;
         let encoder = match (codec, options.bframes) {
             (VideoCodec::H264, 0) => format!(
-                "x264enc tune=zerolatency speed-preset=ultrafast key-int-max={every} ! rtph264pay config-interval=-1"
+                "x264enc tune=zerolatency speed-preset=ultrafast key-int-max={every} option-string=scenecut=0 \
+                 ! rtph264pay config-interval=-1"
             ),
             (VideoCodec::H264, bframes) => format!(
                 "x264enc speed-preset=ultrafast rc-lookahead=0 sync-lookahead=0 threads=1 b-adapt=false \
-                 bframes={bframes} key-int-max={every} ! video/x-h264,profile=main ! rtph264pay config-interval=-1"
+                 bframes={bframes} key-int-max={every} option-string=scenecut=0 \
+                 ! video/x-h264,profile=main ! rtph264pay config-interval=-1"
             ),
             (VideoCodec::H265, _) => format!(
                 "x265enc tune=zerolatency speed-preset=ultrafast key-int-max={every} log-level=none \
