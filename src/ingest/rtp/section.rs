@@ -228,22 +228,27 @@ impl Section {
         out: &mut Vec<Event>,
     ) {
         let sequence = parsed.sequence_number();
-        if let Some(reception) = self.senders.reception() {
-            reception.packet(sequence, parsed.timestamp(), now);
+        let mut verdict = self.reorder.arrive(sequence, packet, now);
+        if let Verdict::Restart(first) = verdict {
+            self.restart_sequence(parsed, first.as_ref(), now, clock, out);
+            verdict = self.reorder.arrive(sequence, packet, now);
         }
-        match self.reorder.arrive(sequence, packet, now) {
+        if verdict != Verdict::Stray {
+            self.received(parsed, now);
+        }
+        match verdict {
             Verdict::Next { lost, .. } => self.deliver(parsed, lost, now, clock, out),
-            Verdict::Held | Verdict::Stray => {}
             Verdict::Duplicate => self.faults.duplicate += 1,
             Verdict::Late => self.faults.late += 1,
-            Verdict::Restart(first) => {
-                self.restart_sequence(parsed, first.as_ref(), now, clock, out);
-                if let Verdict::Next { lost, .. } = self.reorder.arrive(sequence, packet, now) {
-                    self.deliver(parsed, lost, now, clock, out);
-                }
-            }
+            Verdict::Held | Verdict::Stray | Verdict::Restart(_) => {}
         }
         self.tick(now, clock, out);
+    }
+
+    fn received(&mut self, parsed: &RtpPacket<'_>, now: Duration) {
+        if let Some(reception) = self.senders.reception() {
+            reception.packet(parsed.sequence_number(), parsed.timestamp(), now);
+        }
     }
 
     /// The same sender goes on with another sequence.
@@ -269,6 +274,7 @@ impl Section {
         if let Some((head, held)) = head
             && let Verdict::Next { .. } = self.reorder.arrive(head.sequence_number(), &held.packet, at)
         {
+            self.received(&head, at);
             self.deliver(&head, 0, at, clock, out);
         }
     }
