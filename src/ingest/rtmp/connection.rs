@@ -277,10 +277,9 @@ impl Peer<'_> {
 
     /// Answers a publish, or leaves the answer to [`take_over`](Self::take_over).
     fn publish(&mut self, request: PublishRequest) -> Result<(), ConnectionError> {
-        let announced = self.announce(&request).and_then(|announce| {
+        let announced = self.announce(&request).map(|announce| {
             let name = (announce.room.clone(), announce.name.clone());
-            let published = self.shared.hub.publish(announce);
-            Ok((name, published))
+            (name, self.shared.hub.publish(announce))
         });
         let refused = match announced {
             Ok((_, Ok(publisher))) => {
