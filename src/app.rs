@@ -2,6 +2,7 @@
 
 mod facts;
 mod rules;
+mod sources;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
@@ -11,7 +12,8 @@ use crate::{
     hub::{Hub, Publishing},
     ingest::{
         rtmp::{RtmpLimits, RtmpServer},
-        source::{SourceLimits, SourceRequest, SourceUri, Sources},
+        rtsp::{RtspLimits, RtspServer},
+        source::Sources,
         tls::{Certificate, TlsError},
     },
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
@@ -71,6 +73,7 @@ pub struct App {
     deliveries: Deliveries,
     rtmp: Arc<RtmpServer>,
     sources: Sources,
+    rtsp: Arc<RtspServer>,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -124,17 +127,20 @@ impl App {
         let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize);
 
         let rtmp_listener = listen("rtmp", config.listen.rtmp).await?;
+        let rtsp_listener = listen("rtsp", config.listen.rtsp).await?;
         let http_listener = listen("http", config.listen.http).await?;
         let rtmps = listen_tls(&config).await?;
         let addresses = Addresses {
             http: http_listener.local_addr()?,
             rtmp: rtmp_listener.local_addr()?,
             rtmps: rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
+            rtsp: rtsp_listener.local_addr()?,
         };
         let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
+        let rtsp = Arc::new(RtspServer::new(hub.clone(), rtsp_limits(&config)));
 
-        let sources = Sources::new(hub.clone(), source_limits(&config));
-        let facts = facts_of(&config, addresses.clone(), rtmp.clone());
+        let sources = sources::registry(hub.clone(), &config);
+        let facts = facts_of(&config, addresses.clone(), rtmp.clone(), rtsp.clone());
         let control = Control::new(hub.clone(), recorder, library.clone(), sources.clone(), first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
@@ -146,20 +152,22 @@ impl App {
 
         let server = rtmp.clone();
         tokio::spawn(async move { server.serve(rtmp_listener).await });
-        start_sources(&sources, &config);
+        let server = rtsp.clone();
+        tokio::spawn(async move { server.serve(rtsp_listener).await });
+        sources::start(&sources, &config);
         if let Some((listener, certificate)) = rtmps {
             let server = rtmp.clone();
             tokio::spawn(async move { server.serve_tls(listener, certificate).await });
         }
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), totals);
+        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), totals);
         let routes = crate::api::routes(control.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, sources, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, rtmp, rtsp, sources, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -170,8 +178,8 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        let ways_in = left().min(Duration::from_secs(5));
-        tokio::join!(self.rtmp.stop(ways_in), self.sources.stop(ways_in));
+        let publishers = left().min(Duration::from_secs(5));
+        tokio::join!(self.rtmp.stop(publishers), self.rtsp.stop(publishers), self.sources.stop(publishers));
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -224,33 +232,24 @@ fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
     }
 }
 
-fn source_limits(config: &DaemonConfig) -> SourceLimits {
-    SourceLimits {
-        connect_timeout: config.limits.connect_timeout,
+fn rtsp_limits(config: &DaemonConfig) -> RtspLimits {
+    RtspLimits {
+        handshake_timeout: config.limits.handshake_timeout,
         publisher_timeout: config.limits.publisher_timeout,
-        max_sources: config.limits.max_sources,
-        rules: config.allow_sources.clone(),
+        max_connections: config.limits.max_connections,
     }
 }
 
-/// Begins to pull what the configuration names. A source that cannot be is told and left out.
-fn start_sources(sources: &Sources, config: &DaemonConfig) {
-    for source in &config.sources {
-        let added = SourceUri::from_url(source.uri.clone()).map_err(Into::into).and_then(|uri| {
-            let (stream, transport, record) = (source.stream.clone(), source.transport, source.record);
-            sources.add(SourceRequest { uri, stream, transport, record })
-        });
-        if let Err(error) = added {
-            tracing::error!("[[source]] is not pulled: {error}");
-        }
-    }
-}
-
-fn facts_of(config: &DaemonConfig, addresses: Addresses, rtmp: Arc<RtmpServer>) -> Facts {
+fn facts_of(
+    config: &DaemonConfig,
+    addresses: Addresses,
+    rtmp: Arc<RtmpServer>,
+    rtsp: Arc<RtspServer>,
+) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(&config.limits),
-        connections: Box::new(move || rtmp.stats().connections),
+        connections: Box::new(move || rtmp.stats().connections + rtsp.stats().connections),
         hooks: config.paths.hooks.clone(),
     }
 }

@@ -138,7 +138,10 @@ fn start_reeld(tools: &Tools, folder: &Path, port: u16, http: u16, log: &Path) -
     let config = folder.join("reeld.toml");
     let properties = folder.join("reeld.properties");
     let mut text = String::new();
-    writeln!(text, "[listen]\nhttp = \"127.0.0.1:{http}\"\nrtmp = \"127.0.0.1:{port}\"\n\n[paths]")?;
+    writeln!(
+        text,
+        "[listen]\nhttp = \"127.0.0.1:{http}\"\nrtmp = \"127.0.0.1:{port}\"\nrtsp = \"127.0.0.1:0\"\n\n[paths]"
+    )?;
     for name in ["records", "hooks", "state"] {
         writeln!(text, "{name} = {}", quoted(&folder.join(name)))?;
     }

@@ -5,7 +5,7 @@ use crate::{
     config::Limits,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    ingest::rtmp::RtmpServer,
+    ingest::{rtmp::RtmpServer, rtsp::RtspServer},
     record::Totals,
     telemetry::Metrics,
 };
@@ -67,7 +67,13 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
     }
 }
 
-pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals: Arc<Totals>) -> Metrics {
+pub(super) fn metrics(
+    hub: Hub,
+    control: Control,
+    rtmp: Arc<RtmpServer>,
+    rtsp: Arc<RtspServer>,
+    totals: Arc<Totals>,
+) -> Metrics {
     let mut metrics = Metrics::default();
     let total = |pick: fn(&Totals) -> &AtomicU64| {
         let totals = totals.clone();
@@ -78,6 +84,12 @@ pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals:
     metrics.gauge("rtmp_connections", "Open RTMP connections.", move || server.stats().connections as u64);
     metrics.counter("rtmp_accepted", "RTMP connections accepted.", move || rtmp.stats().accepted);
     metrics.counter("rtmp_refused", "RTMP connections refused: max_connections.", move || {
+        refusing.stats().refused
+    });
+    let (server, refusing) = (rtsp.clone(), rtsp.clone());
+    metrics.gauge("rtsp_connections", "Open RTSP connections.", move || server.stats().connections as u64);
+    metrics.counter("rtsp_accepted", "RTSP connections accepted.", move || rtsp.stats().accepted);
+    metrics.counter("rtsp_refused", "RTSP connections refused: max_connections.", move || {
         refusing.stats().refused
     });
     let (running, disk, policy) = (control.clone(), control.clone(), control);
@@ -99,7 +111,7 @@ pub(super) fn metrics(hub: Hub, control: Control, rtmp: Arc<RtmpServer>, totals:
 /// Tells systemd that the daemon is ready, and from then on that it is alive.
 pub(super) fn notify_ready(addresses: &Addresses) {
     let rtmps = addresses.rtmps.map(tracing::field::display);
-    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, rtmps, "ready");
+    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, rtmps, rtsp = %addresses.rtsp, "ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let Some(period) = sd_notify::watchdog_enabled() else { return };

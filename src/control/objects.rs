@@ -112,6 +112,7 @@ pub struct Addresses {
     /// Where it is offered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtmps: Option<SocketAddr>,
+    pub rtsp: SocketAddr,
 }
 
 #[derive(Clone, Debug, Serialize)]

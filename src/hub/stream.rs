@@ -236,6 +236,13 @@ impl Publisher {
         }
     }
 
+    /// The first access unit, decoding time `dts_ns`, arrived `ago`: for a publisher that holds it until its tracks are
+    /// known. Without this it counts as arrived when it is published.
+    pub fn began(&mut self, dts_ns: u64, ago: std::time::Duration) {
+        let ago_ns = i64::try_from(ago.as_nanos()).unwrap_or(0).saturating_add_unsigned(dts_ns);
+        self.stream.lock().origin.get_or_insert_with(|| Utc::now() - TimeDelta::nanoseconds(ago_ns));
+    }
+
     /// Hands on a batch, emptying it. One lock for all of them, no waiting.
     pub fn publish(&mut self, batch: &mut Vec<Frame>) {
         let mut guard = self.stream.lock();

@@ -16,4 +16,5 @@ pub mod http;
 pub mod live;
 pub mod media;
 pub mod rtmp;
+pub mod rtsp;
 pub mod wait;

@@ -1,9 +1,19 @@
 //! RTP (RFC 3550), for every way in that uses it: RTSP pushed and pulled, and WebRTC.
 //!
 //! Packets go `reorder` → `depay` (access units) → `clock` (sender reports put all tracks on one clock) → `dts`
-//! (decoding order gets its times) → `media::Timeline` → hub. All but `receiver`, which owns the hub's publisher, is pure.
+//! (decoding order gets its times) → `media::Timeline` → hub. All but `output`, which owns the hub's publisher, is
+//! pure. `section` is one m= section as far as its access units, `receiver` all of a publisher.
 
+mod clock;
 pub mod depay;
+mod dts;
+mod output;
+pub mod receiver;
+mod reorder;
+mod report;
+mod section;
+
+pub use receiver::{Arrival, Media, Receiver};
 
 use crate::media::Codec;
 

@@ -51,6 +51,12 @@ impl Announced {
         let agent = request.header(&USER_AGENT).map(|v| line_of(v.as_str(), 128));
         Ok(Self { path, query, user_agent: agent.unwrap_or_default() })
     }
+
+    /// `record=true` in the publish URL.
+    pub fn wants_record(&self) -> bool {
+        let yes = |value: &str| value.eq_ignore_ascii_case("true") || value == "1";
+        self.query.iter().any(|(key, value)| key == "record" && yes(value))
+    }
 }
 
 /// `text` as one line of at most `max` printable ASCII characters: safe in a header and in a log.

@@ -411,3 +411,6 @@ impl Session {
         let _ = response.empty().write(&mut self.out);
     }
 }
+
+#[cfg(test)]
+mod tests;

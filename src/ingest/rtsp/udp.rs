@@ -43,7 +43,7 @@ impl UdpPair {
     pub fn bind(local: IpAddr, peer: IpAddr, peer_port: Option<(u16, u16)>) -> io::Result<Self> {
         let (rtp, rtcp) = bind_pair(local)?;
         let report_to = peer_port.map(|(_, rtcp)| SocketAddr::new(peer, rtcp));
-        Ok(Self { rtp, rtcp, peer: peer.to_canonical(), report_to, foreign: 0 })
+        Ok(Self { rtp, rtcp, peer, report_to, foreign: 0 })
     }
 
     /// The ports of RTP and RTCP.
@@ -80,7 +80,7 @@ impl UdpPair {
                     }
                     Err(e) => return Err(e),
                 };
-                if from.ip().to_canonical() != self.peer {
+                if from.ip().to_canonical() != self.peer.to_canonical() {
                     self.foreign += 1;
                     continue;
                 }

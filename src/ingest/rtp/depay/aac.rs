@@ -25,7 +25,9 @@ enum Fragments {
         payload: Vec<u8>,
     },
     /// Packets are missing: what comes may be the rest of a unit, perhaps of the one of this timestamp, that was torn.
-    Doubt { torn: Option<u32> },
+    Doubt {
+        torn: Option<u32>,
+    },
     /// The rest of a unit that is counted as dropped.
     Bad,
 }
