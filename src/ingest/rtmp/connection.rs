@@ -267,7 +267,10 @@ impl Peer<'_> {
             }
             (Event::Metadata(metadata), Some(live)) => live.feed.metadata(&metadata),
             (Event::Publish(request), _) => self.publish(request)?,
-            (Event::Unpublish, _) => self.unpublish(EndReason::Unpublished),
+            (Event::Unpublish, _) => {
+                self.taking_over = None;
+                self.unpublish(EndReason::Unpublished);
+            }
             (Event::Close(CloseReason::Play), _) => return Err(ConnectionError::Play),
             (Event::BadMetadata(e), _) => tracing::debug!(remote = %self.remote, "metadata is left out: {e}"),
             (Event::Video { .. } | Event::Audio { .. } | Event::Metadata(_), None) => {}
