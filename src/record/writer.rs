@@ -174,7 +174,7 @@ impl Feed {
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::from_nseconds(base_ns));
         pad.push_event(gst::event::StreamStart::new(&format!("track-{}", track.id.0)));
-        if !pad.push_event(gst::event::Caps::new(&track.caps)) {
+        if !pad.push_event(gst::event::Caps::new(&muxer_caps(track))) {
             return Err(refused(format!("{} is not accepted", track.caps)));
         }
         pad.push_event(gst::event::Segment::new(&segment));
@@ -303,6 +303,16 @@ fn unblocked(
     let entry = queue.static_pad("sink").ok_or_else(no_pad)?;
     queues.push(queue);
     Ok(entry)
+}
+
+/// The caps of a track as muxers want them: `webmmux` refuses video that does not say its frame rate. A live stream has
+/// no fixed one, which is written 0/1.
+fn muxer_caps(track: &Track) -> gst::Caps {
+    let mut caps = track.caps.clone();
+    if track.kind() == MediaKind::Video && caps.structure(0).is_some_and(|s| !s.has_field("framerate")) {
+        caps.make_mut().set("framerate", gst::Fraction::new(0, 1));
+    }
+    caps
 }
 
 /// A request pad of the muxer whose template takes `caps`.
