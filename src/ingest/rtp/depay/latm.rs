@@ -82,7 +82,6 @@ impl Depay for Latm {
 /// ISO/IEC 14496-3, 1.7.3: access units of an element, and the `AudioSpecificConfig`. `None` for several programs or
 /// layers, and for what is not AAC.
 fn stream_mux_config(config: &[u8]) -> Option<(u32, Vec<u8>)> {
-    const BEFORE_ASC_BITS: u32 = 15;
     let mut bits = Bits::new(config);
     let (version, same_framing) = (bits.take(1)?, bits.take(1)?);
     let frames = bits.take(6)? + 1;
@@ -102,12 +101,15 @@ fn stream_mux_config(config: &[u8]) -> Option<(u32, Vec<u8>)> {
     for _ in 0..length {
         after.flag()?;
     }
-    let frame_length_type = after.take(3)?;
+    // Frames of any length (frameLengthType 0, 3 bits, then 8 of latmBufferFullness). Some senders put the extension of
+    // backward compatible SBR there, and nothing after it.
+    const SBR_SYNC: u32 = 0x2B7;
+    let follows = after.take(11)?;
     shifted.truncate(length.div_ceil(8));
     if length % 8 > 0 {
         *shifted.last_mut()? &= 0xFF << (8 - length % 8);
     }
-    (frame_length_type == 0).then_some((frames, shifted))
+    (follows == SBR_SYNC || follows >> 8 == 0).then_some((frames, shifted))
 }
 
 /// The access units of an audioMuxElement, each after its length (1.7.3.1, PayloadLengthInfo and PayloadMux).

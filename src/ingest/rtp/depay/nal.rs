@@ -23,7 +23,7 @@ pub(super) enum NalKind {
     },
     /// A parameter set; `kind` as in [`ParameterSets`].
     Set { kind: usize, id: u8 },
-    /// Begins an access unit and tells nothing.
+    /// Begins an access unit, and tells nothing else.
     Delimiter,
     /// Tells nothing.
     Filler,
@@ -86,6 +86,8 @@ pub(super) struct AccessUnits<C> {
     /// The sets make another config than the one told last.
     changed: bool,
     told: bool,
+    /// The kind of parameter set that this sender's access units with parameter sets begin with, and have once.
+    opens_with: Option<usize>,
     codec: PhantomData<C>,
 }
 
@@ -98,6 +100,10 @@ struct Seen {
     inter: bool,
     sps: bool,
     pps: bool,
+    /// The kind of parameter set it began with.
+    opening: Option<usize>,
+    /// A set of that kind came again.
+    reopened: bool,
 }
 
 impl<C: NalCodec> AccessUnits<C> {
@@ -110,6 +116,7 @@ impl<C: NalCodec> AccessUnits<C> {
             sets: ParameterSets::default(),
             changed: false,
             told: false,
+            opens_with: None,
             codec: PhantomData,
         }
     }
@@ -136,7 +143,7 @@ impl<C: NalCodec> AccessUnits<C> {
         self.assembly.admit(packet.timestamp, |torn| {
             let begins = match first_nal.and_then(C::kind) {
                 Some(NalKind::Delimiter) => true,
-                Some(NalKind::Set { kind, .. }) => kind != PPS,
+                Some(NalKind::Set { kind, .. }) => self.opens_with == Some(kind),
                 _ => false,
             };
             begins && !torn
@@ -223,6 +230,10 @@ impl<C: NalCodec> AccessUnits<C> {
                 self.seen.inter |= !intra;
             }
             NalKind::Set { kind, id } if nal.len() <= MAX_SET_BYTES => {
+                self.seen.reopened |= self.seen.opening == Some(kind);
+                if self.count == 1 {
+                    self.seen.opening = Some(kind);
+                }
                 let set = self.assembly.payload.split_off(at);
                 return self.take_set(kind, id, &set[LENGTH_BYTES..]);
             }
@@ -251,11 +262,15 @@ impl<C: NalCodec> AccessUnits<C> {
         }
         self.count = 0;
         if !self.seen.slices {
-            // What was seen stays: parameter sets in packets of their own belong to the picture that follows.
+            // Parameter sets in packets of their own belong to the picture that follows: they stay seen.
+            self.seen.opening = None;
             return self.assembly.discard();
         }
         let seen = std::mem::take(&mut self.seen);
         let Some((payload, timestamp)) = self.assembly.end(end) else { return };
+        if seen.sps {
+            self.opens_with = seen.opening.filter(|_| !seen.reopened);
+        }
         self.tell_config(out);
         if !self.told || self.changed {
             return self.assembly.count_dropped();
