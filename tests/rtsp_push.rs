@@ -152,8 +152,11 @@ fn gstreamer_pushes_over_tcp_and_udp() {
     let publishers = ["tcp", "udp"].map(|over| (over, push(over)));
     for (over, publisher) in &publishers {
         // This sink does not always notice that all is sent: then it is told.
-        let id = daemon.session_id(&format!("gst-{over}"));
-        daemon.wait_frames(&id, 90 + 150);
+        let session = format!("/api/v1/sessions/{}", daemon.session_id(&format!("gst-{over}")));
+        wait_until("all is sent", SOON, || {
+            let answer = daemon.request("GET", &session, b"");
+            answer.status == 404 || answer.json()["frames"].as_u64() >= Some(90 + 150)
+        });
         publisher.interrupt();
     }
     for over in ["tcp", "udp"] {

@@ -401,10 +401,13 @@ impl Session {
         reason: Option<&str>,
         headers: &[(HeaderName, String)],
     ) {
-        let mut response = Response::builder(Version::V1_0, status).header(SERVER, SERVER_NAME);
-        if let Some(reason) = reason {
-            response = response.reason_phrase(format!("{status}: {}", line_of(reason, 200)));
-        }
+        let phrase = match (reason, status) {
+            (Some(reason), _) => format!("{status}: {}", line_of(reason, 200)),
+            (None, StatusCode::Ok) => "OK".to_owned(),
+            (None, _) => status.to_string(),
+        };
+        let mut response =
+            Response::builder(Version::V1_0, status).reason_phrase(phrase).header(SERVER, SERVER_NAME);
         if let Some(cseq) = cseq {
             response = response.header(CSEQ, cseq.to_string());
         }
