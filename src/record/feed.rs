@@ -26,7 +26,7 @@ pub(super) struct Feed {
     base_ns: u64,
     /// The muxer is `reeldmp4mux`: it waits for no track, and takes other caps while it writes.
     ours: bool,
-    /// Goes in front of every key frame, since the first change of parameters.
+    /// Goes in front of every key frame, since the first change of parameters at the latest.
     in_band: Option<gst::Memory>,
     /// Elements are in the way: what the muxer gets is known with the first access unit only.
     through_elements: bool,
@@ -52,13 +52,16 @@ pub(super) struct TrackCounts {
 }
 
 impl Feed {
-    /// `ours`: the muxer is `reeldmp4mux`.
+    /// `ours`: the muxer is `reeldmp4mux`. `repeat`: parameter sets go in front of every key frame from the first one
+    /// on. A player that goes back over a change has those of later pictures in its decoder, and many do not read the
+    /// sample entry again.
     pub fn start(
         target: &gst::Pad,
         plan: &TrackPlan,
         track: &Track,
         base_ns: u64,
         ours: bool,
+        repeat: bool,
     ) -> Result<Self, PipelineError> {
         let refused = |what: String| PipelineError::Build(format!("{} track: {what}", track.codec));
         let pad = gst::Pad::builder(gst::PadDirection::Src).build();
@@ -82,7 +85,7 @@ impl Feed {
             counts,
             base_ns,
             ours,
-            in_band: None,
+            in_band: params::in_band(track).filter(|_| repeat).map(gst::Memory::from_slice),
             through_elements,
             transcoded: plan.codec != track.codec,
             end_ns: None,
