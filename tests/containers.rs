@@ -109,7 +109,7 @@ fn a_player_goes_back_over_a_change() {
     publisher.publish(&mut large.frames(0, 4000));
     let file = only_file(&rig.end(publisher, running));
     let launch = format!(
-        "filesrc location={} ! qtdemux ! h264parse ! avdec_h264 ! appsink name=s sync=false",
+        "filesrc location={} ! qtdemux ! capssetter caps=video/x-h264,stream-format=avc ! avdec_h264 ! appsink name=s sync=false",
         file.display()
     );
     let player = gst::parse::launch(&launch).expect(&launch).downcast::<gst::Pipeline>().expect("a pipeline");
