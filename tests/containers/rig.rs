@@ -62,6 +62,7 @@ pub fn encode(codec: Codec, launch: &str) -> Encoded {
         // The encoder's start-up delay.
         buffers.remove(0);
     }
+    buffers.iter_mut().for_each(|buffer| strip_parameter_sets(codec, buffer));
     // Encoders may begin anywhere.
     let first = buffers.iter().filter_map(|b| b.dts_or_pts()).min().expect("frames");
     for buffer in &mut buffers {
@@ -71,6 +72,30 @@ pub fn encode(codec: Codec, launch: &str) -> Encoded {
         buffer.set_dts(dts.map(|t| t.saturating_sub(first)));
     }
     Encoded { codec, caps: caps.expect("caps"), buffers }
+}
+
+/// Access units in the hub have none: they are in the caps only.
+fn strip_parameter_sets(codec: Codec, buffer: &mut gst::Buffer) {
+    let is_set = |nal: &[u8]| match codec {
+        Codec::H264 => matches!(nal[0] & 0x1F, 7..=9),
+        _ => matches!(nal[0] >> 1, 32..=35),
+    };
+    if !matches!(codec, Codec::H264 | Codec::H265) {
+        return;
+    }
+    let data = buffer.map_readable().expect("memory").to_vec();
+    let (mut kept, mut rest) = (Vec::new(), &data[..]);
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let (nal, after) = after.split_at(u32::from_be_bytes(*length) as usize);
+        if !is_set(nal) {
+            kept.extend(length);
+            kept.extend(nal);
+        }
+        rest = after;
+    }
+    let unit = buffer.make_mut();
+    unit.remove_all_memory();
+    unit.append_memory(gst::Memory::from_slice(kept));
 }
 
 pub fn video(codec: Codec, encoder: &str, (width, height): (u32, u32)) -> Encoded {
