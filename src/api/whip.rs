@@ -29,7 +29,7 @@ pub(super) fn routes(
     let request = warp::path::full().and(warp::method()).and(warp::header::headers_cloned());
     let endpoint = warp::path("whip")
         .and(warp::path::tail())
-        .and(request.clone())
+        .and(request)
         .and(query())
         .and(warp::ext::optional::<Peer>())
         .and(body())

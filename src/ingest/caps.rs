@@ -40,8 +40,8 @@ pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Optio
         Codec::H264 => h264(config)?,
         Codec::H265 => h265(config)?,
         Codec::Av1 => av1(config)?,
-        Codec::Vp8 => (vpx("video/x-vp8"), vp8::key_frame_size(config)),
-        Codec::Vp9 => (vpx("video/x-vp9"), vp9::key_frame_size(config).flatten()),
+        Codec::Vp8 => (gst::Caps::builder("video/x-vp8"), vp8::key_frame_size(config)),
+        Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), vp9::key_frame_size(config).flatten()),
         _ => return Err(CapsError { codec, what: "not a video codec" }),
     };
     // webmmux takes no caps without a frame rate; 0/1 is one that varies.
@@ -65,11 +65,6 @@ pub fn with_size(mut caps: gst::Caps, VideoSize { width, height }: VideoSize) ->
 }
 
 type CapsBuilder = gst::caps::Builder<gst::caps::NoFeature>;
-
-/// `webmmux` takes no pictures without a frame rate; 0/1 says that it varies.
-fn vpx(media_type: &str) -> CapsBuilder {
-    gst::Caps::builder(media_type).field("framerate", gst::Fraction::new(0, 1))
-}
 
 fn h264(avcc: &[u8]) -> Result<(CapsBuilder, Option<VideoSize>), CapsError> {
     let codec = Codec::H264;
