@@ -174,7 +174,7 @@ impl Feed {
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::from_nseconds(base_ns));
         pad.push_event(gst::event::StreamStart::new(&format!("track-{}", track.id.0)));
-        if !pad.push_event(gst::event::Caps::new(&track.caps)) {
+        if !pad.push_event(gst::event::Caps::new(&muxer_caps(track))) {
             return Err(refused(format!("{} is not accepted", track.caps)));
         }
         pad.push_event(gst::event::Segment::new(&segment));
@@ -256,10 +256,22 @@ fn track_entry(
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
     let entry = unblocked(pipeline, mux, mux_pad, queues).map_err(|e| missing(&e.to_string()))?;
     source.link(&entry).map_err(|e| missing(&e.to_string()))?;
+    if plan.codec == Codec::Vorbis {
+        skip_headers(&source);
+    }
     if plan.codec == Codec::Aac {
         skip_priming(&source);
     }
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
+}
+
+/// Leaves out the headers that Vorbis comes with: they are in the caps, where muxers take them from, and `webmmux`
+/// counts their missing times into the length of the file.
+fn skip_headers(source: &gst::Pad) {
+    source.add_probe(gst::PadProbeType::BUFFER, |_, info| match info.buffer() {
+        Some(buffer) if buffer.flags().contains(gst::BufferFlags::HEADER) => gst::PadProbeReturn::Drop,
+        _ => gst::PadProbeReturn::Ok,
+    });
 }
 
 /// An AAC encoder's first access unit is its start-up delay: it is left out and the others move up, so that sound
@@ -303,6 +315,16 @@ fn unblocked(
     let entry = queue.static_pad("sink").ok_or_else(no_pad)?;
     queues.push(queue);
     Ok(entry)
+}
+
+/// The caps of a track as muxers want them: `webmmux` refuses video that does not say its frame rate. A live stream has
+/// no fixed one, which is written 0/1.
+fn muxer_caps(track: &Track) -> gst::Caps {
+    let mut caps = track.caps.clone();
+    if track.kind() == MediaKind::Video && caps.structure(0).is_some_and(|s| !s.has_field("framerate")) {
+        caps.make_mut().set("framerate", gst::Fraction::new(0, 1));
+    }
+    caps
 }
 
 /// A request pad of the muxer whose template takes `caps`.
