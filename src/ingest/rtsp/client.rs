@@ -153,7 +153,7 @@ impl RtspPull {
     /// Takes the stream's name on the first connection.
     fn announce(&mut self, source: &Source, playing: &Playing) -> Result<(), PullError> {
         if let Stage::New = self.stage {
-            let (remote, local) = playing.ends()?;
+            let (remote, local) = (playing.dialogue.remote, playing.dialogue.local);
             self.stage = Stage::Announced(source.publish(Protocol::Rtsp, remote, local)?);
         }
         Ok(())

@@ -162,6 +162,9 @@ impl<'a> Reading<'a> {
             if stopping {
                 return Err(PullError::Stopped.into());
             }
+            if self.heard.last.is_some() {
+                self.source.live();
+            }
             drained?;
             self.look_at_the_clock(begun)?;
             for incoming in asked {
@@ -227,17 +230,14 @@ impl<'a> Reading<'a> {
         (open, asked)
     }
 
-    /// Live, silent, or never heard of.
+    /// Whether it is silent, or was never heard of.
     fn look_at_the_clock(&mut self, begun: Instant) -> Result<(), Ended> {
         let limits = self.source.limits();
         match self.heard.last {
             Some(last) if last.elapsed() > limits.publisher_timeout => {
                 Err(PullError::Silent(limits.publisher_timeout).into())
             }
-            Some(_) => {
-                self.source.live();
-                Ok(())
-            }
+            Some(_) => Ok(()),
             None if self.trial && begun.elapsed() > UDP_TRIAL => Err(Ended::NoUdp),
             None if begun.elapsed() > limits.connect_timeout => {
                 Err(PullError::Timeout { what: "media", limit: limits.connect_timeout }.into())

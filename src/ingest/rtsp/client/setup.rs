@@ -17,7 +17,7 @@ use crate::{
     media::MediaKind,
 };
 use rtsp_types::{HeaderName, Method, Response, StatusCode, headers};
-use std::{io, net::SocketAddr, time::Duration};
+use std::time::Duration;
 use url::Url;
 
 const MAX_REDIRECTS: usize = 3;
@@ -51,11 +51,6 @@ pub(super) enum Lane {
 }
 
 impl Playing {
-    /// Far and near end of the connection.
-    pub fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.dialogue.remote()?, self.dialogue.local()?))
-    }
-
     pub fn is_udp(&self) -> bool {
         self.tracks.iter().any(|track| matches!(track, Lane::Udp(_)))
     }
@@ -76,7 +71,7 @@ pub(super) async fn open(source: &Source, transport: Transport) -> Result<Playin
     let mut uri = source.uri().clone();
     for _ in 0..=MAX_REDIRECTS {
         let socket = source.connect(uri.host(), uri.port()).await?;
-        let mut dialogue = Dialogue::new(socket, &uri);
+        let mut dialogue = Dialogue::new(socket, &uri)?;
         let keep_alive_by = keep_alive_method(&mut dialogue, uri.request_url()).await?;
         match describe(&mut dialogue, &uri).await? {
             Found::Here(described) => {
@@ -246,7 +241,7 @@ impl Setup {
     }
 
     async fn over_udp(&mut self, url: &Url) -> Result<(Response<Vec<u8>>, UdpPair), PullError> {
-        let (local, remote) = (self.dialogue.local()?, self.dialogue.remote()?);
+        let (local, remote) = (self.dialogue.local, self.dialogue.remote);
         let sockets = UdpPair::bind(local.ip(), remote.ip(), None)?;
         let (rtp, rtcp) = sockets.ports()?;
         let asked = format!("RTP/AVP;unicast;client_port={rtp}-{rtcp}");
