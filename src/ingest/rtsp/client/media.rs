@@ -238,7 +238,9 @@ impl<'a> Reading<'a> {
                 Err(PullError::Silent(limits.publisher_timeout).into())
             }
             Some(_) => Ok(()),
-            None if self.trial && begun.elapsed() > UDP_TRIAL => Err(Ended::NoUdp),
+            None if self.trial && begun.elapsed() > UDP_TRIAL.min(limits.connect_timeout) => {
+                Err(Ended::NoUdp)
+            }
             None if begun.elapsed() > limits.connect_timeout => {
                 Err(PullError::Timeout { what: "media", limit: limits.connect_timeout }.into())
             }
