@@ -82,9 +82,11 @@ fn forward(
     while !closed.load(Ordering::Acquire) {
         // A time-out, or the peer's port is closed for now.
         let Ok((length, sender)) = from.recv_from(&mut packet) else { continue };
-        source.lock().expect("no panic under it").get_or_insert(sender);
+        // Another candidate of the same peer would make a second path, with answers that come back on the first.
+        let known = *source.lock().expect("no panic under it").get_or_insert(sender);
         let target = *target.lock().expect("no panic under it");
         if let Some(target) = target
+            && sender == known
             && dice.passes(&packet[..length])
         {
             // As on a real network, a packet to a closed port is gone.

@@ -121,15 +121,21 @@ impl Media {
     }
 }
 
-/// The first IPv4 host candidate over UDP. Loopback reaches every address of this machine.
+/// An IPv4 host candidate over UDP, the one of the loopback interface before others: whose packets come from the same
+/// address as the relay's.
 fn candidate(sdp: &str) -> Option<SocketAddr> {
     let candidates = sdp.lines().filter_map(|line| line.strip_prefix("a=candidate:"));
-    candidates.map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|words| match words[..] {
-        [_, "1", transport, _, address, port, "typ", "host", ..] if transport.eq_ignore_ascii_case("udp") => {
-            Some((address.parse::<Ipv4Addr>().ok()?, port.parse().ok()?).into())
-        }
-        _ => None,
-    })
+    let hosts =
+        candidates.map(|line| line.split(' ').collect::<Vec<_>>()).filter_map(|words| match words[..] {
+            [_, "1", transport, _, address, port, "typ", "host", ..]
+                if transport.eq_ignore_ascii_case("udp") =>
+            {
+                Some(SocketAddr::from((address.parse::<Ipv4Addr>().ok()?, port.parse().ok()?)))
+            }
+            _ => None,
+        });
+    // Of equals, this takes the first.
+    hosts.min_by_key(|host| !host.ip().is_loopback())
 }
 
 /// An HTTP message with a body of known length.
