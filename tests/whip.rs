@@ -42,7 +42,10 @@ fn assert_whole(file: &Path, sent: &Value, codecs: (&str, &str)) {
     assert!(frames > 200, "{frames} pictures in {LENGTH:?}");
     assert!(got.video.len() + 1 >= frames, "{frames} pictures sent, {} in the file", got.video.len());
     assert_eq!(pictures, got.video.len());
-    assert!(got.is_monotonic());
+    // Matroska counts in ms, and the page draws an extra picture when a beep begins.
+    for packets in [&got.video, &got.audio] {
+        assert!(packets.windows(2).all(|w| w[0].dts_ms <= w[1].dts_ms));
+    }
     let sync = AvSync::measure(file);
     println!("picture after sound: median {:.1} ms of {:?}", sync.median_ms(), sync.offsets_ms);
     assert!(sync.median_ms().abs() < 40.0, "{sync:?}");
