@@ -102,6 +102,8 @@ fn only_who_asks_is_recorded_and_one_kind_of_media_is_enough() {
     let recording = daemon.completed("sound");
     let packets = count(&sent["audio"], "packetsSent");
     let frames = recording["parts"][0]["audio"]["frames"].as_u64().expect("frames") as usize;
-    assert!(frames + 1 >= packets, "{packets} packets sent, {frames} recorded");
+    // The browser counts what it makes of sound before it is connected as sent.
+    assert!(frames + 20 >= packets, "{packets} packets sent, {frames} recorded");
+    assert_eq!(recording["lost"]["packets"], 0, "{recording:#}");
     assert_eq!(daemon.recordings("quiet"), [] as [Value; 0]);
 }

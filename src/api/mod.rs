@@ -69,8 +69,14 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
 /// The status of each kind of problem in `/api/v1`.
 fn status(kind: Kind) -> StatusCode {
     match kind {
-        Kind::BadBody | Kind::BadParameter | Kind::BadTemplate | Kind::BadCursor | Kind::NotSupported
-        | Kind::BadName | Kind::BadSdp | Kind::BadFragment => StatusCode::BAD_REQUEST,
+        Kind::BadBody
+        | Kind::BadParameter
+        | Kind::BadTemplate
+        | Kind::BadCursor
+        | Kind::NotSupported
+        | Kind::BadName
+        | Kind::BadSdp
+        | Kind::BadFragment => StatusCode::BAD_REQUEST,
         Kind::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         Kind::UnusableOffer | Kind::NoIceRestart => StatusCode::UNPROCESSABLE_ENTITY,
@@ -79,9 +85,11 @@ fn status(kind: Kind) -> StatusCode {
         Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::NotPublishing | Kind::AlreadyRecording | Kind::NotRecording | Kind::RecordingOff | Kind::NameTaken => {
-            StatusCode::CONFLICT
-        }
+        Kind::NotPublishing
+        | Kind::AlreadyRecording
+        | Kind::NotRecording
+        | Kind::RecordingOff
+        | Kind::NameTaken => StatusCode::CONFLICT,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::ShuttingDown | Kind::NotReady | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,

@@ -82,7 +82,8 @@ where
         tracing::debug!(%error, "an HTTP connection was gone at once");
         return;
     }
-    let Ok(peer) = stream.peer_addr().and_then(|remote| Ok(Peer { remote, local: stream.local_addr()? })) else {
+    let Ok(peer) = stream.peer_addr().and_then(|remote| Ok(Peer { remote, local: stream.local_addr()? }))
+    else {
         return;
     };
     let routes = TowerToHyperService::new(warp::service(routes));

@@ -93,7 +93,8 @@ async fn session(
             }
             _ => {
                 check_types(&headers, FRAGMENT)?;
-                let if_match = headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or_default().to_owned());
+                let if_match =
+                    headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or_default().to_owned());
                 let body = body?;
                 match to_the_end(async move { whip.patch(&id, if_match.as_deref(), &body).await }).await? {
                     Patched::Trickled => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -112,7 +113,10 @@ async fn to_the_end<T: Send + 'static>(
         Ok(result) => result.map_err(Problem::from),
         Err(error) => {
             tracing::error!(%error, "a WHIP request did not come to its end");
-            Err(Problem::new(Kind::Failed, "the daemon broke off this call by a fault of its own; see its log"))
+            Err(Problem::new(
+                Kind::Failed,
+                "the daemon broke off this call by a fault of its own; see its log",
+            ))
         }
     }
 }
@@ -131,11 +135,17 @@ fn created(accepted: &Accepted, ice_servers: &[String]) -> Answer {
 }
 
 fn value(text: &str) -> Result<HeaderValue, Problem> {
-    HeaderValue::from_str(text).map_err(|_| Problem::new(Kind::Failed, "a header of the answer cannot be written"))
+    HeaderValue::from_str(text)
+        .map_err(|_| Problem::new(Kind::Failed, "a header of the answer cannot be written"))
 }
 
 /// Every answer here, errors too, may be read by pages of other origins (Fetch §3.2, RFC 9725 §4.7).
-fn shared(answer: Answer, path: &FullPath, methods: &'static str, accept: (&'static str, &'static str)) -> Response {
+fn shared(
+    answer: Answer,
+    path: &FullPath,
+    methods: &'static str,
+    accept: (&'static str, &'static str),
+) -> Response {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(path.as_str()));
     let headers = response.headers_mut();
     for (name, value) in [
@@ -209,10 +219,14 @@ mod tests {
 
     #[test]
     fn paths_and_queries_are_decoded() {
-        for (path, want) in [("court/cam", "court/cam"), ("a%20b/c+d&e=f", "a b/c+d&e=f"), ("%C3%BC", "ü"), ("", "")] {
+        for (path, want) in
+            [("court/cam", "court/cam"), ("a%20b/c+d&e=f", "a b/c+d&e=f"), ("%C3%BC", "ü"), ("", "")]
+        {
             assert_eq!(decoded(path), want, "{path}");
         }
-        for (query, want) in [("record=true", true), ("x=y&record=1", true), ("record=false", false), ("", false)] {
+        for (query, want) in
+            [("record=true", true), ("x=y&record=1", true), ("record=false", false), ("", false)]
+        {
             assert_eq!(wants_record(query), want, "{query}");
         }
     }

@@ -63,7 +63,9 @@ mod tests {
     #[test]
     fn loopback_is_not_among_them() {
         assert!(addresses().iter().all(|a| is_candidate(*a)));
-        for (address, taken) in [("127.0.0.1", false), ("fe80::1", false), ("192.0.2.2", true), ("fd00::2", true)] {
+        for (address, taken) in
+            [("127.0.0.1", false), ("fe80::1", false), ("192.0.2.2", true), ("fd00::2", true)]
+        {
             assert_eq!(is_candidate(address.parse().expect("an address")), taken, "{address}");
         }
     }

@@ -97,7 +97,8 @@ impl Offer {
         }
         let credentials = taken.first().map(credentials_of).transpose()?.flatten();
         let credentials = credentials.ok_or_else(|| malformed("the offer has no ice-ufrag and ice-pwd"))?;
-        let mids: Vec<_> = sections.iter().filter(|s| s.format.is_some()).filter_map(|s| s.mid.as_deref()).collect();
+        let mids: Vec<_> =
+            sections.iter().filter(|s| s.format.is_some()).filter_map(|s| s.mid.as_deref()).collect();
         let mut attributes = vec![Attribute::with_value("group", format!("BUNDLE {}", mids.join(" ")))];
         attributes.push(Attribute::with_value("msid-semantic", "WMS *"));
         let reduced = Session { attributes, medias: taken, ..bare(session) };
@@ -134,7 +135,14 @@ fn inherit(session: &mut Session) {
 
 /// The session without its sections and attributes.
 fn bare(session: Session) -> Session {
-    Session { uri: None, emails: Vec::new(), phones: Vec::new(), bandwidths: Vec::new(), key: None, ..session }
+    Session {
+        uri: None,
+        emails: Vec::new(),
+        phones: Vec::new(),
+        bandwidths: Vec::new(),
+        key: None,
+        ..session
+    }
 }
 
 fn value<'a>(media: &'a Media, name: &'a str) -> Option<&'a str> {
@@ -160,10 +168,15 @@ fn section(media: &Media) -> Result<Section, OfferError> {
         return Ok(section);
     }
     if !media.proto.ends_with("TLS/RTP/SAVPF") {
-        return Err(unusable(format!("{} is offered as {}; offer UDP/TLS/RTP/SAVPF", media.media, media.proto)));
+        return Err(unusable(format!(
+            "{} is offered as {}; offer UDP/TLS/RTP/SAVPF",
+            media.media, media.proto
+        )));
     }
     if media.has_attribute("simulcast") || media.has_attribute("rid") {
-        return Err(unusable("simulcast is not taken; offer one encoding for each track (no a=simulcast, no a=rid)"));
+        return Err(unusable(
+            "simulcast is not taken; offer one encoding for each track (no a=simulcast, no a=rid)",
+        ));
     }
     section.format = choose(media)?;
     if section.format.is_none() {
@@ -204,10 +217,16 @@ fn choose(media: &Media) -> Result<Option<Format>, OfferError> {
     let listed: Vec<u8> =
         media.fmt.split_ascii_whitespace().filter_map(|w| w.parse().ok().filter(|n| *n < 128)).collect();
     if listed.len() > MAX_FORMATS {
-        return Err(malformed(format!("a section has {} payload types; {MAX_FORMATS} is the most", listed.len())));
+        return Err(malformed(format!(
+            "a section has {} payload types; {MAX_FORMATS} is the most",
+            listed.len()
+        )));
     }
     let kind = if media.media == "video" { MediaKind::Video } else { MediaKind::Audio };
-    Ok(listed.into_iter().filter_map(|pt| format(media, pt)).find(|f| f.codec.kind() == kind && is_recordable(f)))
+    Ok(listed
+        .into_iter()
+        .filter_map(|pt| format(media, pt))
+        .find(|f| f.codec.kind() == kind && is_recordable(f)))
 }
 
 /// What the section says about a payload type; `None` for one that is no codec of ours.
@@ -292,7 +311,8 @@ fn check_taken(session: &Session, sections: &[Section]) -> Result<(), OfferError
         }
     }
     let unique = taken.iter().enumerate().all(|(i, (_, s))| !taken[..i].iter().any(|(_, t)| t.mid == s.mid));
-    let mut types: Vec<_> = sections.iter().filter_map(|s| s.format.as_ref()).map(|f| f.payload_type).collect();
+    let mut types: Vec<_> =
+        sections.iter().filter_map(|s| s.format.as_ref()).map(|f| f.payload_type).collect();
     types.dedup();
     match unique && types.len() == taken.len() {
         true => Ok(()),
@@ -301,20 +321,29 @@ fn check_taken(session: &Session, sections: &[Section]) -> Result<(), OfferError
 }
 
 fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+!#$%&'*^`{|}~".contains(c))
+    !text.is_empty()
+        && text.len() <= 64
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+!#$%&'*^`{|}~".contains(c))
 }
 
 /// The credentials of a section; `Ok(None)` when it has none.
 fn credentials_of(media: &Media) -> Result<Option<Credentials>, OfferError> {
-    let (Some(ufrag), Some(pwd)) = (value(media, "ice-ufrag"), value(media, "ice-pwd")) else { return Ok(None) };
-    Credentials::new(ufrag, pwd).map(Some).ok_or_else(|| malformed("ice-ufrag or ice-pwd is not as RFC 8839 §5.4 wants it"))
+    let (Some(ufrag), Some(pwd)) = (value(media, "ice-ufrag"), value(media, "ice-pwd")) else {
+        return Ok(None);
+    };
+    Credentials::new(ufrag, pwd)
+        .map(Some)
+        .ok_or_else(|| malformed("ice-ufrag or ice-pwd is not as RFC 8839 §5.4 wants it"))
 }
 
 impl Credentials {
     /// `None` for what RFC 8839 §5.4 does not allow.
     pub fn new(ufrag: &str, pwd: &str) -> Option<Self> {
-        let ice_char = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/' || c == '=' || c == '-' || c == '_';
-        let good = |text: &str, min| (min..=MAX_CREDENTIAL_CHARS).contains(&text.len()) && text.chars().all(ice_char);
+        let ice_char =
+            |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/' || c == '=' || c == '-' || c == '_';
+        let good = |text: &str, min| {
+            (min..=MAX_CREDENTIAL_CHARS).contains(&text.len()) && text.chars().all(ice_char)
+        };
         let credentials = Self { ufrag: ufrag.to_owned(), pwd: pwd.to_owned() };
         (good(ufrag, 4) && good(pwd, 22)).then_some(credentials)
     }

@@ -28,7 +28,9 @@ const GATHER_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
-    #[error("the WebRTC elements are missing; apt-get install gstreamer1.0-plugins-bad gstreamer1.0-nice ({0})")]
+    #[error(
+        "the WebRTC elements are missing; apt-get install gstreamer1.0-plugins-bad gstreamer1.0-nice ({0})"
+    )]
     Elements(#[from] gst::glib::BoolError),
     #[error("webrtcbin does not start")]
     Start(#[from] gst::StateChangeError),

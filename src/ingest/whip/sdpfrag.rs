@@ -57,9 +57,7 @@ impl Fragment {
             }
         }
         fragment.credentials = match (ufrag, pwd) {
-            (Some(ufrag), Some(pwd)) => {
-                Some(Credentials::new(ufrag, pwd).ok_or(FragmentError::Credentials)?)
-            }
+            (Some(ufrag), Some(pwd)) => Some(Credentials::new(ufrag, pwd).ok_or(FragmentError::Credentials)?),
             (None, None) => None,
             _ => return Err(FragmentError::Credentials),
         };

@@ -258,7 +258,10 @@ impl WhipServer {
             receiver,
             commands: received,
             payload_types: offer.formats().map(|f| f.payload_type).collect(),
-            limits: Limits { connect: self.settings.connect_timeout, silence: self.settings.publisher_timeout },
+            limits: Limits {
+                connect: self.settings.connect_timeout,
+                silence: self.settings.publisher_timeout,
+            },
             origin: self.origin,
             shutdown: self.shutdown.clone(),
         };
@@ -293,7 +296,8 @@ impl WhipServer {
             *taken += fragment.candidates.len();
         }
         if !fragment.candidates.is_empty() {
-            let sent = entry.commands.send_timeout(Command::Candidates(fragment.candidates), REQUEST_LIMIT).await;
+            let sent =
+                entry.commands.send_timeout(Command::Candidates(fragment.candidates), REQUEST_LIMIT).await;
             sent.map_err(|_| WhipError::UnknownSession)?;
         }
         Ok(Patched::Trickled)
@@ -350,7 +354,9 @@ fn ice_servers(webrtc: &Webrtc) -> Vec<String> {
     };
     let decoded = |text: &str| {
         let escaped = text.replace('+', "%2B").replace('&', "%26");
-        form_urlencoded::parse(format!("v={escaped}").as_bytes()).next().map(|(_, v)| v.replace(['"', '\\'], ""))
+        form_urlencoded::parse(format!("v={escaped}").as_bytes())
+            .next()
+            .map(|(_, v)| v.replace(['"', '\\'], ""))
     };
     let stun = webrtc.stun.iter().map(|url| format!("<stun:{}>; rel=\"ice-server\"", place(url)));
     let turn = webrtc.turn.iter().map(|url| {

@@ -64,7 +64,10 @@ impl Session {
         if let Some(stopped) = peer.stop()
             && timeout(STOP_LIMIT, stopped).await.is_err()
         {
-            tracing::error!("a WebRTC pipeline did not stop within {} s; it is left behind", STOP_LIMIT.as_secs());
+            tracing::error!(
+                "a WebRTC pipeline did not stop within {} s; it is left behind",
+                STOP_LIMIT.as_secs()
+            );
         }
         forget();
         // Who waits for its answer learns it by the channel's end.
@@ -176,7 +179,8 @@ impl Intake {
         let Ok(compound) = rtcp_types::Compound::parse(compound) else { return };
         for packet in compound {
             let Ok(rtcp_types::Packet::Sr(report)) = packet else { continue };
-            let section = self.sources.iter().find(|(ssrc, _)| *ssrc == report.ssrc()).map(|(_, section)| *section);
+            let section =
+                self.sources.iter().find(|(ssrc, _)| *ssrc == report.ssrc()).map(|(_, section)| *section);
             if let Some(section) = section {
                 let (ntp, rtp) = (report.ntp_timestamp(), report.rtp_timestamp());
                 self.receiver.sender_report(section, report.ssrc(), ntp, rtp, now);

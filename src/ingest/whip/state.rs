@@ -86,7 +86,9 @@ impl Lifecycle {
                 self.transport = transport;
                 match transport {
                     Transport::Closed => return Some(EndReason::Unpublished),
-                    Transport::Failed if self.phase != Phase::Connecting => return Some(EndReason::Disconnected),
+                    Transport::Failed if self.phase != Phase::Connecting => {
+                        return Some(EndReason::Disconnected);
+                    }
                     // More candidates may follow until the time to connect is over.
                     _ => {}
                 }
@@ -172,7 +174,8 @@ mod tests {
         use Event::{Packets, Tick};
         use Transport::{Closed, Connected, Disconnected, Failed};
         let transport = Event::Transport;
-        let back = [(Packets, 1, 1), (transport(Disconnected), 1, 2), (transport(Connected), 1, 3), (Tick, 1, 900)];
+        let back =
+            [(Packets, 1, 1), (transport(Disconnected), 1, 2), (transport(Connected), 1, 3), (Tick, 1, 900)];
         assert_eq!(run(&back), None);
         assert_eq!(run(&[(Packets, 1, 1), (transport(Failed), 1, 2)]), Some((2, EndReason::Disconnected)));
         assert_eq!(run(&[(transport(Failed), 0, 2), (transport(Connected), 0, 3)]), None);

@@ -79,7 +79,8 @@ fn sections_that_carry_nothing_for_us_are_passed_over() {
     let offer = parse(&data).expect("an offer");
     assert_eq!(offer.sections.iter().map(|s| s.format.is_some()).collect::<Vec<_>>(), [true, true, false]);
     assert!(!offer.sdp.contains("SCTP"));
-    let audio_only = CHROMIUM.replacen("a=sendonly\r\na=rtcp-mux\r\na=rtcp-rsize", "a=inactive\r\na=rtcp-mux", 1);
+    let audio_only =
+        CHROMIUM.replacen("a=sendonly\r\na=rtcp-mux\r\na=rtcp-rsize", "a=inactive\r\na=rtcp-mux", 1);
     let offer = parse(&audio_only).expect("an offer");
     assert_eq!(offer.formats().map(|f| f.codec).collect::<Vec<_>>(), [Codec::Opus]);
     assert!(offer.sdp.contains("a=group:BUNDLE 0\r\n"), "{}", offer.sdp);
@@ -95,12 +96,20 @@ fn what_cannot_be_published_is_refused_with_what_to_do() {
         (without("a=fingerprint"), false, "fingerprint"),
         (without("a=mid"), false, "a=mid"),
         (CHROMIUM.replace("a=mid:1", "a=mid:0"), false, "share a mid"),
-        (CHROMIUM.replace(" 103 104 96 97 45 46", " 111").replace("a=rtpmap:96", "a=rtpmap:111"), false, "share"),
+        (
+            CHROMIUM.replace(" 103 104 96 97 45 46", " 111").replace("a=rtpmap:96", "a=rtpmap:111"),
+            false,
+            "share",
+        ),
         (without("a=rtcp-mux"), true, "a=rtcp-mux"),
         (without("a=group"), true, "a=group:BUNDLE"),
         (CHROMIUM.replace("a=sendonly", "a=recvonly"), true, "sends no audio and no video"),
         (CHROMIUM.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP"), true, "offer UDP/TLS/RTP/SAVPF"),
-        (CHROMIUM.replace("103 104 96 97 45 46", "103 104"), true, "it offers H264, rtx, VP8, AV1); offer H264 (pack"),
+        (
+            CHROMIUM.replace("103 104 96 97 45 46", "103 104"),
+            true,
+            "it offers H264, rtx, VP8, AV1); offer H264 (pack",
+        ),
         (CHROMIUM.replace("111 63 9 0 8 13", "63 9 13"), true, "offer opus, PCMU or PCMA"),
         (format!("{CHROMIUM}a=rid:h send\r\na=simulcast:send h;l\r\n"), true, "simulcast is not taken"),
         (CHROMIUM.replace("m=audio", "m=video"), true, "no codec of the video section"),
