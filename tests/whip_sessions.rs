@@ -5,7 +5,7 @@ use support::{
     browser::{Browser, Codec, Publish},
     daemon::{Daemon, House, SOON, file_of},
     http::{Answer, request_with},
-    media::decode,
+    media::{Probe, decode},
     wait::{reached, wait_until},
 };
 
@@ -195,4 +195,79 @@ fn a_browser_that_dies_and_one_that_is_ended_leave_whole_files() {
     browser.kill();
     assert!(decode(&file_of(&daemon.completed("killed"))) > 10);
     wait_until("the sessions are gone", SOON, || daemon.sessions().is_empty());
+}
+
+/// What a page does to restart ICE (RFC 9725 §4.3.3): its new credentials go out by PATCH, ours come back.
+const RESTART: &str = "(async () => {
+    const { connection, resource } = publisher;
+    const answer = connection.remoteDescription.sdp;
+    connection.restartIce();
+    await connection.setLocalDescription();
+    const offer = await gathered(connection);
+    const of = (sdp, name) => sdp.match(new RegExp(`a=${name}:(\\\\S+)`))[1];
+    const body = ['ice-ufrag', 'ice-pwd'].map((n) => `a=${n}:${of(offer, n)}\\r\\n`).join('')
+        + `m=audio 9 UDP/TLS/RTP/SAVPF 0\\r\\na=mid:0\\r\\n`
+        + (offer.match(/a=candidate:.*\\r\\n/g) ?? []).join('');
+    const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag', 'If-Match': '*' };
+    const patched = await fetch(resource, { method: 'PATCH', headers, body });
+    const text = await patched.text();
+    if (patched.status !== 200) throw new Error(`${patched.status} ${text}`);
+    let sdp = answer;
+    for (const name of ['ice-ufrag', 'ice-pwd']) {
+        sdp = sdp.replaceAll(new RegExp(`a=${name}:\\\\S+`, 'g'), `a=${name}:${of(text, name)}`);
+    }
+    await connection.setRemoteDescription({ type: 'answer', sdp });
+    for (let waited = 0; !['connected', 'completed'].includes(connection.iceConnectionState); waited += 20) {
+        if (waited > 10000) throw new Error(`ICE is ${connection.iceConnectionState}`);
+        await pause(20);
+    }
+    return { before: of(answer, 'ice-ufrag'), after: of(text, 'ice-ufrag'), etag: patched.headers.get('ETag') };
+})()";
+
+#[test]
+fn ice_is_restarted_and_the_stream_goes_on() {
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let url = format!("http://{}/whip/cam?record=true", daemon.http());
+    browser.publish(&url, &Publish::av(Codec::Vp8));
+    let id = daemon.session_id("cam");
+    daemon.wait_frames(&id, 100);
+    let told = browser.call(RESTART).expect("a restart");
+    assert_ne!(told["before"], told["after"], "{told:#}");
+    let frames = daemon.get(&format!("/api/v1/sessions/{id}"))["frames"].as_u64().expect("frames");
+    daemon.wait_frames(&id, frames + 200);
+    let sent = browser.stop();
+    assert_eq!(sent["deleteStatus"], 200);
+    let recording = daemon.completed("cam");
+    assert_eq!(recording["lost"]["packets"], 0, "{recording:#}");
+    assert!(decode(&file_of(&recording)) as u64 + 1 >= sent["video"]["framesSent"].as_u64().expect("frames"));
+}
+
+/// EOS racing a goodbye is how servers built of stock elements lose the last frames of most files.
+#[test]
+fn the_last_picture_before_delete_is_in_the_file() {
+    let rounds = std::env::var("REELD_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let mut missing = Vec::new();
+    for round in 0..rounds {
+        let name = format!("cam{round}");
+        let url = format!("http://{}/whip/{name}?record=true", daemon.http());
+        browser.publish(&url, &Publish::av(if round % 2 == 0 { Codec::H264 } else { Codec::Vp8 }));
+        daemon.wait_frames(&daemon.session_id(&name), 60);
+        let sent = browser.stop()["video"]["framesSent"].as_u64().expect("frames");
+        let recording = daemon.completed(&name);
+        let file = file_of(&recording);
+        let (shown, late_ms) = (decode(&file) as u64, Probe::read(&file).offset_ms());
+        missing.extend((shown != sent).then(|| {
+            let lost = &recording["lost"];
+            format!(
+                "{name}: {sent} sent, {shown} in the file, the first {late_ms} ms after sound; lost: {lost}"
+            )
+        }));
+    }
+    println!("{} of {rounds} files are whole", rounds - missing.len());
+    assert!(missing.is_empty(), "{missing:#?}");
 }

@@ -4,6 +4,8 @@
 
 use super::{
     inbox::{Inbox, Packet},
+    nice,
+    offer::Credentials,
     state::Transport,
 };
 use crate::config::Webrtc;
@@ -110,6 +112,12 @@ impl Peer {
     pub fn add_candidate(&self, candidate: &str) {
         // One bundle: its first section stands for all.
         self.webrtc.emit_by_name::<()>("add-ice-candidate", &[&0u32, &candidate]);
+    }
+
+    /// ICE restart: ours of the new generation, `None` where it cannot be done.
+    pub fn restart(&self, theirs: &Credentials) -> Option<Credentials> {
+        let ice = self.webrtc.property::<gst::glib::Object>("ice-agent");
+        nice::restart(&ice.property::<gst::glib::Object>("agent"), theirs)
     }
 
     /// Asks the publisher for a key frame (PLI).
