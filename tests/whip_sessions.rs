@@ -88,6 +88,32 @@ fn an_offer_is_answered_as_the_rfc_says() {
 }
 
 #[test]
+fn every_codec_is_answered() {
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let fmtp = "a=fmtp:96 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f";
+    for codec in ["H264", "VP9", "AV1", "H265"] {
+        let video = match codec {
+            "H264" => format!("{codec}/90000\r\n{fmtp}"),
+            _ => format!("{codec}/90000"),
+        };
+        let answer = post(&daemon, "/whip/cam", &OFFER.replace("VP8/90000", &video)).expect(201);
+        for line in [&format!("a=rtpmap:96 {codec}/90000"), "a=rtpmap:97 rtx/90000", "a=rtcp-fb:96 nack pli"]
+        {
+            assert!(answer.body.lines().any(|l| l == line), "{line} in {}", answer.body);
+        }
+        send(&daemon, "DELETE", header(&answer, "location"), &[], "").expect(200);
+    }
+    for (name, pt) in [("PCMU", "0"), ("PCMA", "8")] {
+        let offer = OFFER.replace("SAVPF 111", &format!("SAVPF {pt}"));
+        let answer = post(&daemon, "/whip/cam", &offer).expect(201);
+        let line = format!("a=rtpmap:{pt} {name}/8000");
+        assert!(answer.body.contains(&line), "{line} in {}", answer.body);
+        send(&daemon, "DELETE", header(&answer, "location"), &[], "").expect(200);
+    }
+}
+
+#[test]
 fn what_is_not_an_offer_is_refused_with_a_reason() {
     let house = House::new(POLICY, "");
     let daemon = house.start(REELD);
