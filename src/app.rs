@@ -2,7 +2,7 @@
 
 mod facts;
 mod rules;
-mod sources;
+mod ways_in;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
@@ -10,13 +10,7 @@ use crate::{
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, Publishing},
-    ingest::{
-        rtmp::{RtmpLimits, RtmpServer},
-        rtsp::{RtspLimits, RtspServer},
-        source::Sources,
-        tls::{Certificate, TlsError},
-        whip::{WhipServer, WhipSettings},
-    },
+    ingest::tls::TlsError,
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{Recorder, make_whole},
 };
@@ -25,11 +19,9 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinHandle,
@@ -38,6 +30,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use rules::check;
+
+use ways_in::{Listeners, WaysIn};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -63,6 +57,9 @@ pub enum AppError {
     Start(#[from] io::Error),
 }
 
+/// How long publishers may take to be told that they are ended.
+const PUBLISHERS_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long the last steps of the end may take each.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -72,10 +69,7 @@ pub struct App {
     _state: facts::State,
     library: Library,
     deliveries: Deliveries,
-    rtmp: Arc<RtmpServer>,
-    sources: Sources,
-    rtsp: Arc<RtspServer>,
-    whip: Arc<WhipServer>,
+    ways_in: WaysIn,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -114,7 +108,9 @@ impl App {
         let hook = first.policy.hook_in(&config.paths.hooks);
         let hook = hook.map(|script| HookJob { script, status: Status::Completed });
         for recording in library.interrupted(hook, make_whole).await? {
-            let outcome = recording.error.unwrap_or_else(|| "its files were whole".into());
+            let made_whole = recording.status == Status::Recovered;
+            let whole = if made_whole { "its files have been made whole" } else { "its files were whole" };
+            let outcome = recording.error.unwrap_or_else(|| whole.into());
             tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {outcome}");
         }
         let hooks = HookSettings {
@@ -128,23 +124,20 @@ impl App {
         let totals = recorder.totals();
         let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize);
 
-        let rtmp_listener = listen("rtmp", config.listen.rtmp).await?;
-        let rtsp_listener = listen("rtsp", config.listen.rtsp).await?;
-        let http_listener = listen("http", config.listen.http).await?;
-        let rtmps = listen_tls(&config).await?;
+        let listeners = Listeners::bind(&config).await?;
+        let http_listener = ways_in::listen("http", config.listen.http).await?;
+        let rtmps = listeners.rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
         let addresses = Addresses {
             http: http_listener.local_addr()?,
-            rtmp: rtmp_listener.local_addr()?,
-            rtsp: rtsp_listener.local_addr()?,
-            rtmps: rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
+            rtmp: listeners.rtmp.local_addr()?,
+            rtmps,
+            rtsp: listeners.rtsp.local_addr()?,
         };
-        let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
-        let rtsp = Arc::new(RtspServer::new(hub.clone(), rtsp_limits(&config)));
-        let whip = Arc::new(WhipServer::new(hub.clone(), whip_settings(&config)));
+        let ways_in = WaysIn::new(&hub, &config);
 
-        let sources = sources::registry(hub.clone(), &config);
-        let facts = facts_of(&config, addresses.clone(), rtmp.clone(), rtsp.clone());
-        let control = Control::new(hub.clone(), recorder, library.clone(), sources.clone(), first, facts);
+        let facts = facts_of(&config, addresses.clone(), ways_in.clone());
+        let sources = ways_in.sources.clone();
+        let control = Control::new(hub.clone(), recorder, library.clone(), sources, first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -153,36 +146,16 @@ impl App {
             rules::follow(&reload, &paths, &mut changes, &mut hangup).await;
         });
 
-        let server = rtmp.clone();
-        tokio::spawn(async move { server.serve(rtmp_listener).await });
-        let server = rtsp.clone();
-        tokio::spawn(async move { server.serve(rtsp_listener).await });
-        sources::start(&sources, &config);
-        if let Some((listener, certificate)) = rtmps {
-            let server = rtmp.clone();
-            tokio::spawn(async move { server.serve_tls(listener, certificate).await });
-        }
+        ways_in.serve(listeners, &config);
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), rtsp.clone(), whip.clone(), totals);
-        let routes = crate::api::routes(control.clone(), whip.clone(), metrics.into_text());
+        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals);
+        let routes = crate::api::routes(control.clone(), ways_in.whip.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self {
-            config,
-            _state: state,
-            library,
-            deliveries,
-            rtmp,
-            rtsp,
-            whip,
-            sources,
-            control,
-            http_stop,
-            http,
-        })
+        Ok(Self { config, _state: state, library, deliveries, ways_in, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -193,13 +166,7 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        let publishers = left().min(Duration::from_secs(5));
-        tokio::join!(
-            self.rtmp.stop(publishers),
-            self.rtsp.stop(publishers),
-            self.whip.stop(publishers),
-            self.sources.stop(publishers),
-        );
+        self.ways_in.stop(left().min(PUBLISHERS_LIMIT)).await;
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -232,53 +199,11 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
     }
 }
 
-async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
-}
-
-/// For RTMPS, where it is configured.
-async fn listen_tls(config: &DaemonConfig) -> Result<Option<(TcpListener, Arc<Certificate>)>, AppError> {
-    let (Some(address), Some(files)) = (config.listen.rtmps, &config.tls) else { return Ok(None) };
-    let certificate = Arc::new(Certificate::load(files)?);
-    Ok(Some((listen("rtmps", address).await?, certificate)))
-}
-
-fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
-    RtmpLimits {
-        handshake_timeout: config.limits.handshake_timeout,
-        publisher_timeout: config.limits.publisher_timeout,
-        max_connections: config.limits.max_connections,
-        max_message_bytes: config.limits.max_message_bytes as usize,
-    }
-}
-
-fn rtsp_limits(config: &DaemonConfig) -> RtspLimits {
-    RtspLimits {
-        handshake_timeout: config.limits.handshake_timeout,
-        publisher_timeout: config.limits.publisher_timeout,
-        max_connections: config.limits.max_connections,
-    }
-}
-
-fn whip_settings(config: &DaemonConfig) -> WhipSettings {
-    WhipSettings {
-        webrtc: config.webrtc.clone(),
-        connect_timeout: config.limits.connect_timeout,
-        publisher_timeout: config.limits.publisher_timeout,
-        max_sessions: config.limits.max_connections,
-    }
-}
-
-fn facts_of(
-    config: &DaemonConfig,
-    addresses: Addresses,
-    rtmp: Arc<RtmpServer>,
-    rtsp: Arc<RtspServer>,
-) -> Facts {
+fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(&config.limits),
-        connections: Box::new(move || rtmp.stats().connections + rtsp.stats().connections),
+        connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
     }
 }

@@ -150,10 +150,10 @@ fn check(case: &Case, recording: &Value) {
     assert_eq!(recording["lost"]["frames"], 0, "{name}: {recording:#}");
     assert_eq!(case.camera.video.is_some(), !probe.video.is_empty(), "{name}: {:?}", probe.counts());
     assert_eq!(case.camera.audio.is_some(), !probe.audio.is_empty(), "{name}: {:?}", probe.counts());
-    // Where the end cuts into a group of B-frames, those that are shown first are missing.
-    let whole = probe.video.len().saturating_sub(case.camera.bframes as usize + 1);
-    let mut shown: Vec<f64> = probe.video[..whole].iter().map(|p| p.pts_ms).collect();
+    let mut shown: Vec<f64> = probe.video.iter().map(|p| p.pts_ms).collect();
     shown.sort_by(f64::total_cmp);
+    // Where the end cuts into a group of B-frames, those that would have been shown before its last picture are missing.
+    shown.truncate(shown.len().saturating_sub(case.camera.bframes as usize + 1));
     let steps: Vec<f64> = shown.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(steps.iter().all(|ms| (ms - 1000.0 / 30.0).abs() < 2.0), "{name}: {steps:?}");
     assert!(probe.is_monotonic(), "{name}");
@@ -163,9 +163,7 @@ fn check(case: &Case, recording: &Value) {
     if case.camera.video.is_some() && case.camera.audio.is_some() {
         let measured = AvSync::measure(&file);
         println!("{name}: {:?} frames, {measured:?}", probe.counts());
-        // Before the first sender reports the tracks are put together as they arrive.
-        let settled = measured.offsets_ms.last().is_some_and(|ms| ms.abs() <= 40.0);
-        assert!(measured.max_ms() <= 60.0 && settled, "{name}: {measured:?}");
+        assert!(measured.max_ms() <= 40.0, "{name}: {measured:?}");
     }
 }
 
@@ -309,15 +307,16 @@ fn pulled_sources_leave_nothing_behind() {
     };
     once("first", "tcp");
     once("second", "udp");
-    let before = daemon.holdings();
+    let holdings = || (daemon.holdings().0, daemon.sockets());
+    let before = holdings();
     for round in 0..3 {
         once(&format!("tcp-{round}"), "tcp");
         once(&format!("udp-{round}"), "udp");
     }
     let mut now = before;
     let settled = reached(Duration::from_secs(20), || {
-        now = daemon.holdings();
+        now = holdings();
         now.0 <= before.0 && now.1 <= before.1
     });
-    assert!(settled, "threads and files: {before:?} before, {now:?} now");
+    assert!(settled, "threads and sockets: {before:?} before, {now:?} now");
 }

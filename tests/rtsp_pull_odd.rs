@@ -1,6 +1,7 @@
 //! RTSP servers that are not as one wishes: a server that follows a script, and what reeld makes of it.
 
 use serde_json::{Value, json};
+use socket2::SockRef;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -47,6 +48,11 @@ enum Reply {
     Media {
         channel: u8,
         packets: u32,
+    },
+    /// The usual answer, so many packets at once, and the end of the connection: with FIN, or with RST.
+    Burst {
+        packets: u32,
+        reset: bool,
     },
     /// These bytes.
     Raw(&'static [u8]),
@@ -120,6 +126,16 @@ fn serve(
                     }
                     Ok::<_, std::io::Error>(())
                 });
+            }
+            Reply::Burst { packets, reset } => {
+                // A reset throws away what has not left, so nothing may wait for an acknowledgement.
+                writer.set_nodelay(true)?;
+                answer(&mut writer, &request, "200 OK", "")?;
+                writer.write_all(&(0..packets).flat_map(|index| packet(0, index)).collect::<Vec<_>>())?;
+                if reset {
+                    SockRef::from(&writer).set_linger(Some(Duration::ZERO))?;
+                }
+                return Ok(());
             }
             Reply::Raw(bytes) => writer.write_all(bytes)?,
             Reply::Nothing => {}
@@ -254,6 +270,29 @@ fn servers_that_do_as_they_like_are_understood() {
     daemon.delete(&path).expect(204);
     assert_eq!(server.methods(0).last().map(String::as_str), Some("TEARDOWN"));
     assert!(!daemon.log().contains("secret-one"));
+}
+
+#[test]
+fn the_last_packet_before_the_end_of_a_connection_is_taken_fifty_times_of_fifty() {
+    const PACKETS: u32 = 40;
+    let house = House::new("", "");
+    let daemon = house.start(REELD);
+    let servers: Vec<_> = (0..50)
+        .map(|round| {
+            Server::start(move |request| match (request.method.as_str(), request.connection) {
+                ("PLAY", 0) => Reply::Burst { packets: PACKETS, reset: round % 2 == 0 },
+                (_, 0) => Reply::Fine(""),
+                _ => Reply::Other("404 Not Found".into()),
+            })
+        })
+        .collect();
+    let paths: Vec<_> = servers.iter().map(|s| add(&daemon, &json!({ "uri": s.url() }))).collect();
+    for path in &paths {
+        wait_until("it was connected and is away", SOON, || daemon.get(path)["reason"].is_string());
+    }
+    // The streams outlive the connections, and begin to publish only with packets.
+    let frames: Vec<_> = daemon.sessions().iter().map(|s| s["frames"].clone()).collect();
+    assert_eq!(frames, vec![json!(PACKETS); servers.len()]);
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! What a browser publishes over WHIP is in the file: its codec, every picture, sound in step.
 
 use serde_json::Value;
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 use support::{
     avsync::AvSync,
     browser::{Browser, Codec, Publish},
     daemon::{Daemon, House, SOON, file_of},
     media::{Probe, decode},
+    relay::{Loss, WhipRelay},
     wait::wait_until,
 };
 
@@ -42,7 +47,10 @@ fn assert_whole(file: &Path, sent: &Value, codecs: (&str, &str)) {
     assert!(frames > 200, "{frames} pictures in {LENGTH:?}");
     assert!(got.video.len() + 1 >= frames, "{frames} pictures sent, {} in the file", got.video.len());
     assert_eq!(pictures, got.video.len());
-    assert!(got.is_monotonic());
+    // Matroska counts in ms, and the page draws an extra picture when a beep begins.
+    for packets in [&got.video, &got.audio] {
+        assert!(packets.windows(2).all(|w| w[0].dts_ms <= w[1].dts_ms));
+    }
     let sync = AvSync::measure(file);
     println!("picture after sound: median {:.1} ms of {:?}", sync.median_ms(), sync.offsets_ms);
     assert!(sync.median_ms().abs() < 40.0, "{sync:?}");
@@ -99,6 +107,50 @@ fn only_who_asks_is_recorded_and_one_kind_of_media_is_enough() {
     let recording = daemon.completed("sound");
     let packets = count(&sent["audio"], "packetsSent");
     let frames = recording["parts"][0]["audio"]["frames"].as_u64().expect("frames") as usize;
-    assert!(frames + 1 >= packets, "{packets} packets sent, {frames} recorded");
+    // The browser counts what it makes of sound before it is connected as sent.
+    assert!(frames + 20 >= packets, "{packets} packets sent, {frames} recorded");
+    assert_eq!(recording["lost"]["packets"], 0, "{recording:#}");
     assert_eq!(daemon.recordings("quiet"), [] as [Value; 0]);
+}
+
+/// What is lost is asked for again (NACK, RTX) within the jitter buffer's time. At first feedback came seconds late, and a
+/// quarter of the pictures was missing.
+#[test]
+fn a_lossy_network_costs_neither_time_nor_sync() {
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let relay = WhipRelay::start(daemon.http(), Loss { percent: 5.0, seed: 7, rtp_only: true });
+    for (codec, percent) in [(Codec::H264, 5.0), (Codec::Vp8, 5.0), (Codec::H264, 30.0)] {
+        relay.set_percent(percent);
+        let (name, before) = (format!("{codec:?}-{percent}"), relay.counts());
+        browser.publish(&relay.url(&format!("/whip/{name}?record=true")), &Publish::av(codec));
+        let begin = Instant::now();
+        thread::sleep(LENGTH);
+        let (length_ms, sent) = (begin.elapsed().as_secs_f64() * 1000.0, browser.stop());
+        let recording = daemon.completed(&name);
+        let (file, lost) = (file_of(&recording), &recording["lost"]);
+        let (got, pictures, sync) = (Probe::read(&file), decode(&file), AvSync::measure(&file));
+        let dropped = relay.counts().dropped - before.dropped;
+        println!(
+            "{name}: {} pictures sent, {pictures} in the file; {dropped} packets dropped, {} sent again, lost {} and \
+             {} pictures; {} ms of {length_ms} ms; picture after sound {:.1} ms",
+            sent["video"]["framesSent"],
+            sent["video"]["retransmittedPacketsSent"],
+            lost["packets"],
+            lost["frames"],
+            got.duration_ms,
+            sync.median_ms(),
+        );
+        assert!(dropped > 30, "{dropped}");
+        assert!(sync.median_ms().abs() < 60.0, "{sync:?}");
+        // Connecting and stopping take part of the browser's time.
+        assert!(got.duration_ms > length_ms - 300.0 && got.duration_ms < length_ms + 1000.0);
+        let longest = got.audio.windows(2).map(|w| w[1].pts_ms - w[0].pts_ms).fold(0.0, f64::max);
+        assert!(longest < 100.0, "the sound stands still for {longest} ms");
+        match percent > 10.0 {
+            true => assert!(lost["packets"].as_u64() > Some(0), "{recording:#}"),
+            false => assert!(pictures * 100 >= count(&sent["video"], "framesSent") * 90, "{recording:#}"),
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub(super) fn routes(
     let request = warp::path::full().and(warp::method()).and(warp::header::headers_cloned());
     let endpoint = warp::path("whip")
         .and(warp::path::tail())
-        .and(request.clone())
+        .and(request)
         .and(query())
         .and(warp::ext::optional::<Peer>())
         .and(body())
@@ -98,6 +98,7 @@ async fn session(
                 let body = body?;
                 match to_the_end(async move { whip.patch(&id, if_match.as_deref(), &body).await }).await? {
                     Patched::Trickled => Ok(StatusCode::NO_CONTENT.into_response()),
+                    Patched::Restarted { fragment, etag } => restarted(fragment, &etag),
                 }
             }
         }
@@ -131,6 +132,14 @@ fn created(accepted: &Accepted, ice_servers: &[String]) -> Answer {
     for server in ice_servers {
         headers.append(header::LINK, value(server)?);
     }
+    Ok(response)
+}
+
+fn restarted(fragment: String, etag: &str) -> Answer {
+    let mut response = fragment.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FRAGMENT));
+    headers.insert(header::ETAG, value(etag)?);
     Ok(response)
 }
 

@@ -1,11 +1,11 @@
 //! What the daemon tells about itself: addresses, limits, metrics, and its state to systemd.
 
 use super::AppError;
+use super::ways_in::WaysIn;
 use crate::{
     config::Limits,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    ingest::{rtmp::RtmpServer, rtsp::RtspServer, whip::WhipServer},
     record::Totals,
     telemetry::Metrics,
 };
@@ -67,14 +67,8 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
     }
 }
 
-pub(super) fn metrics(
-    hub: Hub,
-    control: Control,
-    rtmp: Arc<RtmpServer>,
-    rtsp: Arc<RtspServer>,
-    whip: Arc<WhipServer>,
-    totals: Arc<Totals>,
-) -> Metrics {
+pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<Totals>) -> Metrics {
+    let WaysIn { rtmp, rtsp, whip, .. } = ways_in.clone();
     let mut metrics = Metrics::default();
     let total = |pick: fn(&Totals) -> &AtomicU64| {
         let totals = totals.clone();

@@ -279,7 +279,7 @@ impl Control {
         Ok(self.describe(&*self.stream(id)?))
     }
 
-    /// Ends the publisher's connection.
+    /// Ends the publisher's connection. A pulled stream is not pulled again: its source is removed.
     pub fn end_session(&self, id: MediaSessionId) -> Result<(), ControlError> {
         self.stream(id)?.kick();
         Ok(())

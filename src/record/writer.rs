@@ -60,13 +60,15 @@ pub(super) struct Written {
 }
 
 impl Writer {
-    /// Builds and starts the pipeline that writes `file`. `base_ns`: running time of the file's beginning.
+    /// Builds and starts the pipeline that writes `file`. `base_ns`: running time of the file's beginning. `repeat`:
+    /// parameters will change, so those of H.264 and H.265 are repeated at every key frame.
     pub fn open(
         template: &Template,
         plans: &[TrackPlan],
         tracks: &Tracks,
         file: &Path,
         base_ns: u64,
+        repeat: bool,
         totals: &Arc<Totals>,
     ) -> Result<Self, PipelineError> {
         let pipeline = Pipeline::new();
@@ -85,7 +87,9 @@ impl Writer {
             .into_iter()
             .zip(plans)
             .zip(tracks.iter())
-            .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns, is_mp4mux(&mux)))
+            .map(|((target, plan), track)| {
+                Feed::start(&target, plan, track, base_ns, is_mp4mux(&mux), repeat)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let transcoded = feeds.iter().filter(|f| f.is_transcoded()).count();
         let usage = Usage::new(totals.clone(), pipeline.threads(), transcoded);
@@ -232,10 +236,22 @@ fn track_entry(
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
     let entry = unblocked(pipeline, mux, mux_pad, queues).map_err(|e| missing(&e.to_string()))?;
     source.link(&entry).map_err(|e| missing(&e.to_string()))?;
+    if plan.codec == Codec::Vorbis {
+        skip_headers(&source);
+    }
     if plan.codec != track.codec {
         smooth(&source, plan.codec == Codec::Aac);
     }
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
+}
+
+/// Leaves out the headers that Vorbis comes with: they are in the caps, where muxers take them from, and `webmmux`
+/// counts their missing times into the length of the file.
+fn skip_headers(source: &gst::Pad) {
+    source.add_probe(gst::PadProbeType::BUFFER, |_, info| match info.buffer() {
+        Some(buffer) if buffer.flags().contains(gst::BufferFlags::HEADER) => gst::PadProbeReturn::Drop,
+        _ => gst::PadProbeReturn::Ok,
+    });
 }
 
 /// What an audio encoder's timestamps are measured against.

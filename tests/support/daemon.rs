@@ -236,6 +236,13 @@ impl Daemon {
         (count("task"), count("fd"))
     }
 
+    /// Open sockets of the process. Unlike its files, they do not depend on how the catalog was asked.
+    pub fn sockets(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("proc");
+        let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
     pub fn kill_9(mut self) {
         self.child.kill().expect("kill -9");
         let status = self.child.wait().expect("its end");

@@ -219,6 +219,8 @@ pub struct Push {
     /// In the order of `streams`; empty over TCP.
     sockets: Vec<(UdpSocket, SocketAddr)>,
     streams: Vec<RtpStream>,
+    /// Packets for the connection that are not written yet.
+    out: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -261,11 +263,30 @@ impl Push {
             }
         }
         client.request("RECORD", "", "Range: npt=0.000-\r\n", "")?.ok()?;
-        Ok(Self { client, sockets, streams })
+        Ok(Self { client, sockets, streams, out: Vec::new() })
     }
 
     /// Sender reports: where on a common clock the streams begin.
     pub fn report(&mut self) -> Result<(), RtspError> {
+        self.add_reports()?;
+        self.flush()
+    }
+
+    /// One frame of the file, in as many packets as it takes.
+    pub fn frame(&mut self, due: Due<'_>) -> Result<(), RtspError> {
+        self.add_frame(due)?;
+        self.flush()
+    }
+
+    /// `length` of the file at once: over TCP in one write, so that as much as possible has left the sender's kernel
+    /// when the connection is reset.
+    pub fn all(&mut self, flv: &Flv, length: Duration) -> Result<(), RtspError> {
+        self.add_reports()?;
+        flv.timeline(length).into_iter().try_for_each(|due| self.add_frame(due))?;
+        self.flush()
+    }
+
+    fn add_reports(&mut self) -> Result<(), RtspError> {
         for n in 0..self.streams.len() {
             let mut packet = vec![0x80, 200, 0, 6];
             packet.extend(self.streams[n].ssrc.to_be_bytes());
@@ -277,8 +298,7 @@ impl Push {
         Ok(())
     }
 
-    /// One frame of the file, in as many packets as it takes.
-    pub fn frame(&mut self, due: Due<'_>) -> Result<(), RtspError> {
+    fn add_frame(&mut self, due: Due<'_>) -> Result<(), RtspError> {
         let Some(n) = self.streams.iter().position(|s| s.kind == due.kind) else { return Ok(()) };
         let stream = &mut self.streams[n];
         let ticks = match due.kind {
@@ -305,12 +325,6 @@ impl Push {
         Ok(())
     }
 
-    /// `length` of the file as fast as it is taken.
-    pub fn all(&mut self, flv: &Flv, length: Duration) -> Result<(), RtspError> {
-        self.report()?;
-        flv.timeline(length).into_iter().try_for_each(|due| self.frame(due))
-    }
-
     pub fn teardown(&mut self) -> Result<Answer, RtspError> {
         self.client.request("TEARDOWN", "", "", "")?.ok()
     }
@@ -322,10 +336,14 @@ impl Push {
             return Ok(());
         }
         let channel = 2 * n as u8 + u8::from(report);
-        let mut frame = vec![b'$', channel];
-        frame.extend((packet.len() as u16).to_be_bytes());
-        frame.extend(packet);
-        self.client.send_raw(&frame)
+        self.out.extend([b'$', channel]);
+        self.out.extend((packet.len() as u16).to_be_bytes());
+        self.out.extend(packet);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), RtspError> {
+        self.client.send_raw(&std::mem::take(&mut self.out))
     }
 }
 

@@ -267,7 +267,10 @@ impl Peer<'_> {
             }
             (Event::Metadata(metadata), Some(live)) => live.feed.metadata(&metadata),
             (Event::Publish(request), _) => self.publish(request)?,
-            (Event::Unpublish, _) => self.unpublish(EndReason::Unpublished),
+            (Event::Unpublish, _) => {
+                self.taking_over = None;
+                self.unpublish(EndReason::Unpublished);
+            }
             (Event::Close(CloseReason::Play), _) => return Err(ConnectionError::Play),
             (Event::BadMetadata(e), _) => tracing::debug!(remote = %self.remote, "metadata is left out: {e}"),
             (Event::Video { .. } | Event::Audio { .. } | Event::Metadata(_), None) => {}
@@ -277,10 +280,9 @@ impl Peer<'_> {
 
     /// Answers a publish, or leaves the answer to [`take_over`](Self::take_over).
     fn publish(&mut self, request: PublishRequest) -> Result<(), ConnectionError> {
-        let announced = self.announce(&request).and_then(|announce| {
+        let announced = self.announce(&request).map(|announce| {
             let name = (announce.room.clone(), announce.name.clone());
-            let published = self.shared.hub.publish(announce);
-            Ok((name, published))
+            (name, self.shared.hub.publish(announce))
         });
         let refused = match announced {
             Ok((_, Ok(publisher))) => {

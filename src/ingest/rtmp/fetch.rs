@@ -50,8 +50,10 @@ impl Fetch {
         output
             .link_full(&pad, gst::PadLinkCheck::empty())
             .map_err(|_| broken("its output cannot be linked"))?;
-        pipeline.set_state(gst::State::Playing).map_err(|_| broken("it does not start"))?;
-        Ok(Self { pipeline, bus, inbox, shared, _pad: pad })
+        // From here on dropping it takes everything down.
+        let fetch = Self { pipeline, bus, inbox, shared, _pad: pad };
+        fetch.pipeline.set_state(gst::State::Playing).map_err(|_| broken("it does not start"))?;
+        Ok(fetch)
     }
 
     /// The next bytes that have arrived. Never waits.

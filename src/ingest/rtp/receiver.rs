@@ -223,8 +223,9 @@ impl Receiver {
 
     fn take(&mut self, section: usize, event: Event, now: Duration) {
         let Some(hold) = &mut self.hold else { return self.live(section, event, now) };
+        hold.bytes += UNIT_OVERHEAD_BYTES;
         if let Event::Unit(unit) = &event {
-            hold.bytes += unit.payload.len() + UNIT_OVERHEAD_BYTES;
+            hold.bytes += unit.payload.len();
             hold.media_ns = hold.media_ns.max(unit.media_ns);
         }
         hold.events.push((section, event));

@@ -63,12 +63,8 @@ impl Reception {
 
     /// The sender's sequence began anew.
     pub fn restart(&mut self, sequence: u16) {
-        *self =
-            Self { last_report: self.last_report, ..Self::new(self.ssrc, 1, sequence).with_rate(self.rate) };
-    }
-
-    fn with_rate(self, rate: u64) -> Self {
-        Self { rate, ..self }
+        let (rate, last_report) = (self.rate, self.last_report);
+        *self = Self { rate, last_report, ..Self::new(self.ssrc, 0, sequence) };
     }
 
     /// A sender report came.

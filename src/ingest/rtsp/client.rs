@@ -1,12 +1,14 @@
 //! Pulling a stream from an RTSP server, as from a camera (RFC 2326).
 //!
 //! `setup` brings a connection to PLAY, `media` reads what then comes on the ticks that all sources share, `dialogue`
-//! exchanges requests and answers, `auth` knows the user. None of them has a thread.
+//! exchanges requests and answers, `auth` knows the user, `start` puts
+//! the tracks in step. None of them has a thread.
 
 mod auth;
 mod dialogue;
 mod media;
 mod setup;
+mod start;
 
 use super::{message::MessageError, sdp::SdpError};
 use crate::{
@@ -49,12 +51,35 @@ enum RtspError {
     TooMuchEarly,
     #[error("the session was ended by the source (454)")]
     SessionLost,
+    #[error("what the source sends is no RTSP message")]
+    NoRtsp,
+    #[error("the source's session description cannot be read")]
+    NoSdp,
     #[error(transparent)]
-    Sdp(#[from] SdpError),
+    Sdp(SdpError),
     #[error(transparent)]
-    Message(#[from] MessageError),
+    Message(MessageError),
     #[error(transparent)]
     Depay(#[from] DepayError),
+}
+
+impl From<MessageError> for RtspError {
+    fn from(error: MessageError) -> Self {
+        match error {
+            // It repeats how the message begins.
+            MessageError::Malformed(_) => RtspError::NoRtsp,
+            other => RtspError::Message(other),
+        }
+    }
+}
+
+impl From<SdpError> for RtspError {
+    fn from(error: SdpError) -> Self {
+        match error {
+            SdpError::Syntax(_) => RtspError::NoSdp,
+            other => RtspError::Sdp(other),
+        }
+    }
 }
 
 impl From<RtspError> for PullError {
@@ -128,7 +153,7 @@ impl RtspPull {
     /// Takes the stream's name on the first connection.
     fn announce(&mut self, source: &Source, playing: &Playing) -> Result<(), PullError> {
         if let Stage::New = self.stage {
-            let (remote, local) = playing.ends()?;
+            let (remote, local) = (playing.dialogue.remote, playing.dialogue.local);
             self.stage = Stage::Announced(source.publish(Protocol::Rtsp, remote, local)?);
         }
         Ok(())

@@ -181,6 +181,8 @@ impl Sources {
         };
         // Its task breaks off after GOODBYE_LIMIT, so this ends.
         let _ = timeout(GOODBYE_LIMIT * 2, ended.cancelled()).await;
+        // A task that broke down could not do it.
+        self.forget(id);
         true
     }
 

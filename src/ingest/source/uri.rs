@@ -10,20 +10,8 @@ const MAX_DERIVED_NAME_BYTES: usize = 200;
 /// What stands for a value that may be a secret.
 const HIDDEN: &str = "xxx";
 /// Query keys whose values cameras take as credentials.
-const SECRET_KEYS: [&str; 12] = [
-    "auth",
-    "key",
-    "pass",
-    "passwd",
-    "password",
-    "psw",
-    "pwd",
-    "secret",
-    "sig",
-    "signature",
-    "token",
-    "user_pwd",
-];
+const SECRET_KEYS: [&str; 11] =
+    ["auth", "key", "pass", "passwd", "password", "psw", "pwd", "secret", "sig", "signature", "token"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
@@ -174,10 +162,11 @@ impl SourceUri {
 impl fmt::Display for SourceUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = self.url.clone();
-        if let Some(query) = self.url.query() {
-            let hidden: Vec<_> = query.split('&').map(without_secret).collect();
-            shown.set_query(Some(&hidden.join("&")));
-        }
+        // Some cameras take them in the path: /user=admin_password=…_channel=1
+        let parts = self.url.path().split('/');
+        let path: Vec<_> = parts.map(|p| hidden(p, if p.contains('&') { '&' } else { '_' })).collect();
+        shown.set_path(&path.join("/"));
+        shown.set_query(self.url.query().map(|query| hidden(query, '&')).as_deref());
         f.write_str(shown.as_str())
     }
 }
@@ -188,13 +177,25 @@ impl fmt::Debug for SourceUri {
     }
 }
 
-fn without_secret(pair: &str) -> String {
-    match pair.split_once('=') {
-        Some((key, _)) if SECRET_KEYS.contains(&key.to_ascii_lowercase().as_str()) => {
-            format!("{key}={HIDDEN}")
+/// `text`, which is `key=value` parted by `separator`, without the values of secret keys.
+fn hidden(text: &str, separator: char) -> String {
+    let mut shown: Vec<String> = Vec::new();
+    let mut secret = false;
+    for part in text.split(separator) {
+        match part.split_once('=') {
+            Some((key, _)) if SECRET_KEYS.contains(&key.to_ascii_lowercase().as_str()) => {
+                secret = true;
+                shown.push(format!("{key}={HIDDEN}"));
+            }
+            // The rest of a secret that holds the separator.
+            None if secret => {}
+            _ => {
+                secret = false;
+                shown.push(part.to_owned());
+            }
         }
-        _ => pair.to_owned(),
     }
+    shown.join(&separator.to_string())
 }
 
 fn is_host_name(name: &str) -> bool {
@@ -233,6 +234,9 @@ mod tests {
             ("rtsp://camera.lan:8554/x", "rtsp://camera.lan:8554/x"),
             ("rtsp://[::1]:554/x", "rtsp://[::1]/x"),
             ("rtmp://10.0.0.7:1935/live/a", "rtmp://10.0.0.7/live/a"),
+            ("rtsp://h/a_b/user=x_password=p_q_channel=1", "rtsp://h/a_b/user=x_password=xxx_channel=1"),
+            ("rtsp://h/user=x&password=p_q&channel=1", "rtsp://h/user=x&password=xxx&channel=1"),
+            ("rtsp://h", "rtsp://h"),
             ("rtsp://h/c?channel=1&PASSWORD=hunter2&token=t", "rtsp://h/c?channel=1&PASSWORD=xxx&token=xxx"),
         ];
         for (given, shown) in table {

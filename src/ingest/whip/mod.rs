@@ -13,6 +13,7 @@ pub mod state;
 
 mod inbox;
 mod interfaces;
+mod nice;
 mod peer;
 mod server;
 mod session;

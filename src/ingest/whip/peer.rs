@@ -4,6 +4,8 @@
 
 use super::{
     inbox::{Inbox, Packet},
+    nice,
+    offer::Credentials,
     state::Transport,
 };
 use crate::config::Webrtc;
@@ -25,6 +27,10 @@ const JITTER_MS: u32 = 200;
 const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// How long candidates are gathered before the answer goes out without those that are missing.
 const GATHER_LIMIT: Duration = Duration::from_secs(2);
+
+/// RTCP may take 5 % of it.
+const ASSUMED_BANDWIDTH_BPS: f64 = 2e6;
+const RTCP_INTERVAL: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
@@ -100,16 +106,37 @@ impl Peer {
             self.webrtc.emit_by_name::<()>("set-local-description", &[&answer, promise]);
         })
         .await?;
+        self.send_feedback_at_once();
         let gathered = timeout(GATHER_LIMIT, self.inbox.all_gathered()).await.is_ok();
         let local = self.webrtc.property::<Option<Description>>("local-description").unwrap_or(answer);
         let text = local.sdp().as_text().map_err(|e| PeerError::Negotiation(e.to_string()))?;
         Ok((text, gathered))
     }
 
+    /// An RTP session sends feedback out of turn once in an RTCP interval (RFC 4585 §3.5.2), which is some seconds long
+    /// before the session knows its bandwidth: too late for a NACK that has to be served within the jitter
+    /// buffer's time. So the interval is made short, and the bandwidth told.
+    fn send_feedback_at_once(&self) {
+        let rtpbin = self.webrtc.downcast_ref::<gst::Bin>().and_then(|bin| bin.by_name("rtpbin"));
+        // The bundle is the first session.
+        let session = rtpbin
+            .and_then(|bin| bin.emit_by_name::<Option<gst::glib::Object>>("get-internal-session", &[&0u32]));
+        if let Some(session) = session {
+            session.set_property("bandwidth", ASSUMED_BANDWIDTH_BPS);
+            session.set_property("rtcp-min-interval", RTCP_INTERVAL.nseconds());
+        }
+    }
+
     /// A candidate of the publisher, as [`usable`](super::candidate::usable) allows it.
     pub fn add_candidate(&self, candidate: &str) {
         // One bundle: its first section stands for all.
         self.webrtc.emit_by_name::<()>("add-ice-candidate", &[&0u32, &candidate]);
+    }
+
+    /// ICE restart: ours of the new generation, `None` where it cannot be done.
+    pub fn restart(&self, theirs: &Credentials) -> Option<Credentials> {
+        let ice = self.webrtc.property::<gst::glib::Object>("ice-agent");
+        nice::restart(&ice.property::<gst::glib::Object>("agent"), theirs)
     }
 
     /// Asks the publisher for a key frame (PLI).
@@ -187,7 +214,7 @@ fn configure_ice(webrtc: &gst::Element, config: &Webrtc, loopback: bool) {
     // libnice leaves the loopback address out; with addresses given it takes those and no others.
     let mut addresses = super::interfaces::addresses();
     if loopback || addresses.is_empty() {
-        addresses.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        addresses.insert(0, IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     for address in addresses {
         ice.emit_by_name::<bool>("add-local-ip-address", &[&address.to_string()]);

@@ -1,6 +1,6 @@
 //! `application/trickle-ice-sdpfrag` (RFC 8840): candidates that come after the offer, and ICE restarts.
 
-use super::{answer::Answer, candidate, offer::Credentials};
+use super::{candidate, offer::Credentials};
 
 /// Most lines of a fragment.
 const MAX_LINES: usize = 256;
@@ -65,14 +65,12 @@ impl Fragment {
     }
 }
 
-/// Our side of an ICE restart.
-pub fn restarted(answer: &Answer) -> String {
-    let Answer { credentials, mid, .. } = answer;
-    let mut text = format!(
-        "a=ice-ufrag:{}\r\na=ice-pwd:{}\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:{mid}\r\n",
-        credentials.ufrag, credentials.pwd
-    );
-    for candidate in &answer.candidates {
+/// Our side of an ICE restart: credentials, and the candidates of the section `mid`, which are those of the bundle.
+pub fn restarted(ours: &Credentials, mid: &str, candidates: &[String]) -> String {
+    let Credentials { ufrag, pwd } = ours;
+    let mut text =
+        format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:{mid}\r\n");
+    for candidate in candidates {
         text.push_str("a=");
         text.push_str(candidate);
         text.push_str("\r\n");

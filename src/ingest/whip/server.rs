@@ -6,7 +6,7 @@ use super::{
     inbox::Inbox,
     offer::{Credentials, Offer, OfferError},
     peer::{Peer, PeerError},
-    sdpfrag::{Fragment, FragmentError},
+    sdpfrag::{Fragment, FragmentError, restarted},
     session::{Command, Session},
     state::Limits,
 };
@@ -79,6 +79,8 @@ pub struct Accepted {
 pub enum Patched {
     /// The candidates are taken.
     Trickled,
+    /// A new ICE generation has begun: ours of it as a fragment, and its ETag.
+    Restarted { fragment: String, etag: String },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -143,11 +145,68 @@ pub struct WhipStats {
 
 struct Entry {
     commands: mpsc::Sender<Command>,
+    /// Ours, and the section that tells them.
+    candidates: Vec<String>,
+    mid: String,
+    ice: Mutex<Generation>,
+}
+
+/// What changes with an ICE restart.
+struct Generation {
     etag: String,
     /// The publisher's.
     credentials: Credentials,
-    /// Candidates taken so far.
-    candidates: Mutex<usize>,
+    /// Candidates of the publisher taken so far.
+    taken: usize,
+}
+
+impl Entry {
+    fn ice(&self) -> MutexGuard<'_, Generation> {
+        self.ice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, command: Command) -> Result<(), WhipError> {
+        let sent = self.commands.send_timeout(command, REQUEST_LIMIT).await;
+        sent.map_err(|_| WhipError::UnknownSession)
+    }
+
+    async fn restart(&self, theirs: Credentials, candidates: usize) -> Result<Patched, WhipError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Restart(theirs.clone(), answer)).await?;
+        let ours = timeout(REQUEST_LIMIT, answered)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(WhipError::UnknownSession)?;
+        let ours = ours.ok_or(WhipError::NoRestart)?;
+        let fragment = restarted(&ours, &self.mid, &self.candidates);
+        let generation = Generation::new(theirs, candidates);
+        let etag = generation.etag.clone();
+        *self.ice() = generation;
+        Ok(Patched::Restarted { fragment, etag })
+    }
+}
+
+impl Generation {
+    fn new(credentials: Credentials, taken: usize) -> Self {
+        Self { etag: format!("\"{}\"", Uuid::new_v4().simple()), credentials, taken }
+    }
+
+    /// Err unless `if_match` names this generation, or any (RFC 9110 §13.1.1).
+    fn check(&self, if_match: Option<&str>) -> Result<(), WhipError> {
+        let if_match = if_match.ok_or(WhipError::IfMatchMissing)?.trim();
+        let names_it = if_match == "*" || if_match.split(',').any(|tag| tag.trim() == self.etag);
+        names_it.then_some(()).ok_or_else(|| WhipError::IfMatchWrong(self.etag.clone()))
+    }
+
+    fn take(&mut self, candidates: usize) -> Result<(), WhipError> {
+        let taken = self.taken + candidates;
+        if taken > MAX_CANDIDATES {
+            return Err(WhipError::TooManyCandidates);
+        }
+        self.taken = taken;
+        Ok(())
+    }
 }
 
 /// Takes WebRTC publishers and publishes their streams to the hub.
@@ -251,7 +310,8 @@ impl WhipServer {
         tell(receiver.publisher(), &offer);
         let (commands, received) = mpsc::channel(COMMANDS);
         let id = Uuid::new_v4().to_string();
-        let etag = format!("\"{}\"", Uuid::new_v4().simple());
+        let generation = Generation::new(offer.credentials.clone(), offer.candidates);
+        let etag = generation.etag.clone();
         let session = Session {
             peer,
             inbox,
@@ -265,50 +325,43 @@ impl WhipServer {
             origin: self.origin,
             shutdown: self.shutdown.clone(),
         };
-        let candidates = Mutex::new(offer.candidates);
-        let entry = Entry { commands, etag: etag.clone(), credentials: offer.credentials, candidates };
+        let Answer { sdp, candidates, mid, .. } = answer;
+        let entry = Entry { commands, candidates, mid, ice: Mutex::new(generation) };
         self.sessions().insert(id.clone(), Arc::new(entry));
         let (server, key) = (self.clone(), id.clone());
         self.tasks.spawn(session.run(move || {
             server.sessions().remove(&key);
             drop(place);
         }));
-        Accepted { id, answer: answer.sdp, etag }
+        Accepted { id, answer: sdp, etag }
     }
 
-    /// Trickled candidates (RFC 9725 §4.3.1). `if_match`: the header's value.
+    /// Trickled candidates (RFC 9725 §4.3.2) or an ICE restart (§4.3.3). `if_match`: the header's value.
     pub async fn patch(&self, id: &str, if_match: Option<&str>, body: &[u8]) -> Result<Patched, WhipError> {
         let entry = self.entry(id)?;
-        let if_match = if_match.ok_or(WhipError::IfMatchMissing)?.trim();
         let fragment = Fragment::parse(body)?;
-        let restart = fragment.credentials.is_some_and(|c| c != entry.credentials);
-        if if_match != "*" && !if_match.split(',').any(|tag| tag.trim() == entry.etag) {
-            return Err(WhipError::IfMatchWrong(entry.etag.clone()));
+        let Fragment { credentials, candidates } = fragment;
+        let restart = {
+            let mut ice = entry.ice();
+            ice.check(if_match)?;
+            ice.take(candidates.len())?;
+            credentials.filter(|theirs| *theirs != ice.credentials)
+        };
+        let patched = match restart {
+            Some(theirs) => entry.restart(theirs, candidates.len()).await?,
+            None => Patched::Trickled,
+        };
+        if !candidates.is_empty() {
+            entry.send(Command::Candidates(candidates)).await?;
         }
-        if restart {
-            return Err(WhipError::NoRestart);
-        }
-        {
-            let mut taken = entry.candidates.lock().unwrap_or_else(PoisonError::into_inner);
-            if *taken + fragment.candidates.len() > MAX_CANDIDATES {
-                return Err(WhipError::TooManyCandidates);
-            }
-            *taken += fragment.candidates.len();
-        }
-        if !fragment.candidates.is_empty() {
-            let sent =
-                entry.commands.send_timeout(Command::Candidates(fragment.candidates), REQUEST_LIMIT).await;
-            sent.map_err(|_| WhipError::UnknownSession)?;
-        }
-        Ok(Patched::Trickled)
+        Ok(patched)
     }
 
     /// Ends the session; what it has sent before is with the hub when this returns.
     pub async fn delete(&self, id: &str) -> Result<(), WhipError> {
         let entry = self.entry(id)?;
         let (goodbye, done) = oneshot::channel();
-        let sent = entry.commands.send_timeout(Command::Delete(goodbye), REQUEST_LIMIT).await;
-        sent.map_err(|_| WhipError::UnknownSession)?;
+        entry.send(Command::Delete(goodbye)).await?;
         drop(entry);
         // It answers by dropping its end.
         timeout(REQUEST_LIMIT, done).await.map_or_else(

@@ -3,6 +3,7 @@
 
 use super::{
     inbox::{Inbox, Packet},
+    offer::Credentials,
     peer::Peer,
     state::{Event, Lifecycle, Limits},
 };
@@ -28,6 +29,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// What the publisher asks of its session over HTTP.
 pub(super) enum Command {
     Candidates(Vec<String>),
+    /// ICE restart with these credentials; answered with ours.
+    Restart(Credentials, oneshot::Sender<Option<Credentials>>),
     /// Answered when the stream has ended and nothing of the session is left.
     Delete(oneshot::Sender<()>),
 }
@@ -102,6 +105,10 @@ impl Serving<'_> {
             match command {
                 Some(Command::Candidates(candidates)) => {
                     candidates.iter().for_each(|c| self.peer.add_candidate(c));
+                }
+                Some(Command::Restart(theirs, answer)) => {
+                    // Who asked may have gone meanwhile.
+                    let _ = answer.send(self.peer.restart(&theirs));
                 }
                 Some(Command::Delete(goodbye)) => {
                     self.goodbyes.push(goodbye);

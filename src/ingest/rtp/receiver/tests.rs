@@ -120,7 +120,7 @@ impl House {
 
     fn next_audio(&mut self, n: u32) -> Vec<u8> {
         self.audio_sequence = self.audio_sequence.wrapping_add(1);
-        packet(AUDIO_SSRC, 0, self.audio_sequence, n * PACKET, false, &[n as u8; PACKET as usize])
+        packet(AUDIO_SSRC, 0, self.audio_sequence, n.wrapping_mul(PACKET), false, &[n as u8; PACKET as usize])
     }
 
     /// Audio and video, key frames each second, from frame `from` to `to`; frame n arrives at n * 40 ms.
@@ -391,6 +391,30 @@ fn another_sender_takes_over_without_thousands_of_lost_packets() {
         assert!(pts_ns(&video).windows(2).all(|w| w[1] - w[0] == 40_000_000), "{ssrc}");
         assert_eq!(house.gaps(), [], "{ssrc}");
         assert_eq!(house.receiver.publisher().stream().snapshot().packets_lost, 0);
+    }
+}
+
+/// A camera that sets its clock: the sequence goes on, the timestamps of both tracks jump by 70 minutes.
+#[test]
+fn a_jump_of_the_timestamps_is_taken_out_and_told() {
+    for to in [105_000u32, 105_000u32.wrapping_neg()] {
+        let mut house = House::new(Arrival::Unordered);
+        house.stream(0, 50);
+        for n in 50..100u32 {
+            house.video(n, n.wrapping_add(to), n % 25 == 0, 40 * MS * n);
+            house.audio(n.wrapping_add(to).wrapping_mul(2), 40 * MS * n);
+            house.audio(n.wrapping_add(to).wrapping_mul(2).wrapping_add(1), 40 * MS * n + 20 * MS);
+            house.flush(40 * MS * n);
+        }
+        house.finish();
+        let (video, audio) = (house.frames(MediaKind::Video), house.frames(MediaKind::Audio));
+        assert!(pts_ns(&video).windows(2).all(|w| w[1] - w[0] == 40_000_000));
+        check_dts(&video);
+        check_dts(&audio);
+        assert_eq!((video.len(), audio.len()), (100, 200));
+        assert!(audio[199].pts_ns().abs_diff(video[99].pts_ns()) <= 30_000_000);
+        let kinds: Vec<_> = house.gaps().iter().map(|g| g.kind).collect();
+        assert_eq!(kinds, [GapKind::TimestampJump]);
     }
 }
 

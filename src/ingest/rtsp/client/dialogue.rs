@@ -2,6 +2,7 @@
 
 use super::{RtspError, auth::Auth};
 use crate::ingest::{
+    drain::set_receive_low_water,
     rtsp::message::{Incoming, MessageReader},
     source::{PullError, SourceUri},
 };
@@ -27,6 +28,9 @@ const USER_AGENT: &str = concat!("reeld/", env!("CARGO_PKG_VERSION"));
 /// The connection to one server, and what was agreed on in it.
 pub(super) struct Dialogue {
     pub socket: TcpStream,
+    /// Kept from the beginning: a socket that the peer has reset does not know it any more.
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
     pub reader: MessageReader,
     /// Interleaved packets that came among the answers.
     pub early: Vec<(u8, Vec<u8>)>,
@@ -38,8 +42,10 @@ pub(super) struct Dialogue {
 }
 
 impl Dialogue {
-    pub fn new(socket: TcpStream, uri: &SourceUri) -> Self {
-        Self {
+    pub fn new(socket: TcpStream, uri: &SourceUri) -> io::Result<Self> {
+        Ok(Self {
+            remote: socket.peer_addr()?,
+            local: socket.local_addr()?,
             socket,
             reader: MessageReader::default(),
             early: Vec::new(),
@@ -47,15 +53,7 @@ impl Dialogue {
             auth: Auth::new(uri.credentials()),
             session: None,
             cseq: 0,
-        }
-    }
-
-    pub fn remote(&self) -> io::Result<SocketAddr> {
-        self.socket.peer_addr()
-    }
-
-    pub fn local(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        })
     }
 
     /// Sends a request and waits for its answer, whatever its status; a challenge is answered. The caller bounds the time.
@@ -132,6 +130,8 @@ impl Dialogue {
 
     /// Tells the server that the session is over, and gives it a moment to answer.
     pub async fn goodbye(&mut self, control: &Url) {
+        // Its answer is short; without it the wait for it is as long as it may be.
+        let _ = set_receive_low_water(&self.socket, 1);
         let said = timeout(GOODBYE_LIMIT, async {
             if self.session.is_some() {
                 let cseq = self.send(&Method::Teardown, control, &[]).await?;

@@ -3,6 +3,7 @@
 use super::{
     Ended, RtspError, RtspPull, UDP_TRIAL,
     setup::{Lane, Playing},
+    start::{SameTime, Start},
 };
 use crate::{
     config::Transport,
@@ -44,6 +45,8 @@ struct Heard<'a> {
     pull: &'a mut RtspPull,
     /// What the tracks are, until the first packet.
     media: Option<Vec<Media>>,
+    /// What puts the tracks in step until a sender report does.
+    start: Option<Start>,
     last: Option<Instant>,
     /// Monotonic, for the receiver.
     now: Duration,
@@ -54,6 +57,7 @@ impl Heard<'_> {
         let now = self.now;
         if self.receiver()?.rtp(section, packet, now) {
             self.last = Some(Instant::now());
+            self.begin_together(section, packet)?;
         }
         Ok(())
     }
@@ -73,7 +77,22 @@ impl Heard<'_> {
     /// Reports from before the first packet are taken too: they tell its clock.
     fn rtcp(&mut self, section: usize, packet: &[u8]) -> Result<(), PullError> {
         let now = self.now;
+        self.start = None;
         self.receiver()?.rtcp(section, packet, now);
+        Ok(())
+    }
+
+    /// Tells the receiver as if by sender reports; the first real ones take their place.
+    fn begin_together(&mut self, section: usize, packet: &[u8]) -> Result<(), PullError> {
+        let now = self.now;
+        let Some(found) = self.start.as_mut().and_then(|start| start.packet(section, packet, now)) else {
+            return Ok(());
+        };
+        self.start = None;
+        let any_ntp = (now.as_secs() + 1) << 32;
+        for (section, SameTime { ssrc, rtp_time }) in found.into_iter().flatten().enumerate() {
+            self.receiver()?.sender_report(section, ssrc, any_ntp, rtp_time, now);
+        }
         Ok(())
     }
 
@@ -98,7 +117,13 @@ impl<'a> Reading<'a> {
         Self {
             source,
             trial: udp && transport == Transport::Auto,
-            heard: Heard { pull, media: Some(media), last: None, now: Duration::ZERO },
+            heard: Heard {
+                pull,
+                media: Some(media),
+                start: playing.start.take(),
+                last: None,
+                now: Duration::ZERO,
+            },
             buffer: if udp { packet_buffer() } else { Vec::new() },
             next_report: now + REPORT_EVERY,
             next_keep_alive: now + playing.keep_alive,
@@ -136,6 +161,9 @@ impl<'a> Reading<'a> {
             }
             if stopping {
                 return Err(PullError::Stopped.into());
+            }
+            if self.heard.last.is_some() {
+                self.source.live();
             }
             drained?;
             self.look_at_the_clock(begun)?;
@@ -202,18 +230,17 @@ impl<'a> Reading<'a> {
         (open, asked)
     }
 
-    /// Live, silent, or never heard of.
+    /// Whether it is silent, or was never heard of.
     fn look_at_the_clock(&mut self, begun: Instant) -> Result<(), Ended> {
         let limits = self.source.limits();
         match self.heard.last {
             Some(last) if last.elapsed() > limits.publisher_timeout => {
                 Err(PullError::Silent(limits.publisher_timeout).into())
             }
-            Some(_) => {
-                self.source.live();
-                Ok(())
+            Some(_) => Ok(()),
+            None if self.trial && begun.elapsed() > UDP_TRIAL.min(limits.connect_timeout) => {
+                Err(Ended::NoUdp)
             }
-            None if self.trial && begun.elapsed() > UDP_TRIAL => Err(Ended::NoUdp),
             None if begun.elapsed() > limits.connect_timeout => {
                 Err(PullError::Timeout { what: "media", limit: limits.connect_timeout }.into())
             }

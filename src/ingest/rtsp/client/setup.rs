@@ -1,6 +1,6 @@
 //! From an address to PLAY: OPTIONS, DESCRIBE (with redirects), one SETUP for each track, PLAY.
 
-use super::{RtspError, dialogue::Dialogue};
+use super::{RtspError, dialogue::Dialogue, start::Start};
 use crate::{
     config::Transport,
     ingest::{
@@ -17,7 +17,7 @@ use crate::{
     media::MediaKind,
 };
 use rtsp_types::{HeaderName, Method, Response, StatusCode, headers};
-use std::{io, net::SocketAddr, time::Duration};
+use std::time::Duration;
 use url::Url;
 
 const MAX_REDIRECTS: usize = 3;
@@ -36,6 +36,8 @@ pub(super) struct Playing {
     pub tracks: Vec<Lane>,
     /// What they carry, for the receiver, in the same order.
     pub media: Vec<Media>,
+    /// Where they begin together, if the server told.
+    pub start: Option<Start>,
     /// How often the server wants to hear from us.
     pub keep_alive: Duration,
     /// What it hears.
@@ -49,11 +51,6 @@ pub(super) enum Lane {
 }
 
 impl Playing {
-    /// Far and near end of the connection.
-    pub fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.dialogue.remote()?, self.dialogue.local()?))
-    }
-
     pub fn is_udp(&self) -> bool {
         self.tracks.iter().any(|track| matches!(track, Lane::Udp(_)))
     }
@@ -74,7 +71,7 @@ pub(super) async fn open(source: &Source, transport: Transport) -> Result<Playin
     let mut uri = source.uri().clone();
     for _ in 0..=MAX_REDIRECTS {
         let socket = source.connect(uri.host(), uri.port()).await?;
-        let mut dialogue = Dialogue::new(socket, &uri);
+        let mut dialogue = Dialogue::new(socket, &uri)?;
         let keep_alive_by = keep_alive_method(&mut dialogue, uri.request_url()).await?;
         match describe(&mut dialogue, &uri).await? {
             Found::Here(described) => {
@@ -130,6 +127,7 @@ async fn play(
     let Described { description, base } = described;
     let sections = usable(source, &description)?;
     let control = without_user(control_url(&base, description.control.as_deref()));
+    let mut controls = Vec::new();
     let mut session = Setup {
         dialogue,
         transport,
@@ -140,12 +138,15 @@ async fn play(
     for section in sections {
         let url = without_user(control_url(&base, section.control.as_deref()));
         session.set_up(&url, section).await?;
+        controls.push(url);
     }
     let Setup { mut dialogue, tracks, media, timeout_s, .. } = session;
     let response = dialogue.request(&Method::Play, &control, &[(headers::RANGE, "npt=0-")]).await?;
     expect_ok("PLAY", &response)?;
+    let start =
+        text(&response, &headers::RTP_INFO).and_then(|header| Start::parse(header, &controls, &media));
     let keep_alive = Duration::from_secs(timeout_s.clamp(2, 3600)) / 2;
-    Ok(Playing { dialogue, control, tracks, media, keep_alive, keep_alive_by })
+    Ok(Playing { dialogue, control, tracks, media, start, keep_alive, keep_alive_by })
 }
 
 /// The first video and the first audio section that can be received, with the formats that can; the rest is told once.
@@ -240,7 +241,7 @@ impl Setup {
     }
 
     async fn over_udp(&mut self, url: &Url) -> Result<(Response<Vec<u8>>, UdpPair), PullError> {
-        let (local, remote) = (self.dialogue.local()?, self.dialogue.remote()?);
+        let (local, remote) = (self.dialogue.local, self.dialogue.remote);
         let sockets = UdpPair::bind(local.ip(), remote.ip(), None)?;
         let (rtp, rtcp) = sockets.ports()?;
         let asked = format!("RTP/AVP;unicast;client_port={rtp}-{rtcp}");
