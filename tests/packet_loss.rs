@@ -191,6 +191,6 @@ fn a_browser_publishes_and_sends_again_what_was_lost() {
         let recorded = outcome.probe.video.len();
         // What is sent again may be lost too; then pictures are left out up to the next key frame.
         outcome.assert_pictures_told(sent);
-        assert!(recorded * 2 >= sent, "{outcome}: {sent} frames sent");
+        assert!(recorded * 5 >= sent * 4, "{outcome}: {sent} frames sent");
     }
 }
