@@ -68,7 +68,7 @@ impl Outcome {
         let (probe, sync) = (Probe::read(&file), AvSync::measure(&file));
         let outcome = Self { name, recording, probe, sync, relay };
         println!("{outcome}");
-        let Self { probe, sync, recording, .. } = &outcome;
+        let Self { probe, recording, .. } = &outcome;
         assert!(relay.dropped > 20, "{outcome}");
         assert_eq!(decode(&file), probe.video.len(), "{outcome}");
         for (what, packets) in [("video", &probe.video), ("audio", &probe.audio)] {
