@@ -52,6 +52,32 @@ fn h264_caps_carry_size_profile_and_config() {
 }
 
 #[test]
+fn an_avcc_is_made_of_its_parameter_sets() {
+    for (hex, _, _) in AVCC {
+        let want = bytes(hex);
+        let sps = size::nal_unit(&want[6..]).unwrap();
+        let pps = size::nal_unit(&want[6 + 2 + sps.len() + 1..]).unwrap();
+        assert_eq!(avcc(&[sps], &[pps]).map(hex::encode).as_deref(), Some(hex));
+        assert_eq!(avcc(&[sps], &[]), None);
+        assert_eq!(avcc(&[], &[pps]), None);
+        assert_eq!(avcc(&[sps; 32], &[pps]), None);
+    }
+}
+
+#[test]
+fn h264_reordering_is_told_or_inferred_or_not_known() {
+    let cases = [
+        ("VUI", "67640016acd940a42fe224c044000003000400000300503c58b658", Some(2)),
+        ("baseline", "6742000af44b20", Some(0)),
+        ("main", "674d000af44b20", None),
+        ("main, picture order type 2", "674d000ada2590", Some(0)),
+    ];
+    for (name, sps, want) in cases {
+        assert_eq!(H264Sps::parse(&bytes(sps)).map(|sps| sps.reorder), Some(want), "{name}");
+    }
+}
+
+#[test]
 fn h265_and_av1_caps_carry_size_and_config() {
     gst::init().unwrap();
     let cases = [

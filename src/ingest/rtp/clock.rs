@@ -263,7 +263,7 @@ impl TrackClock {
     fn time_ns(&mut self, media_ns: i64) -> i64 {
         let step_ns = media_ns.saturating_sub(self.slewed_to_ns);
         // A step back by more than reordering of pictures makes is a sender's clock that was set.
-        if step_ns > 0 || step_ns < -MAX_SLEW_STEP_NS {
+        if !(-MAX_SLEW_STEP_NS..=0).contains(&step_ns) {
             self.slewed_to_ns = media_ns;
         }
         let offset_ns = self.offset_ns.unwrap_or(0);

@@ -28,10 +28,14 @@ pub(super) struct Times {
 
 pub(super) struct Dts {
     depth: usize,
+    /// The depth that was last told.
+    told: Option<u8>,
     step_ns: i64,
     /// The largest presentation times since the last start, largest first; at most `MAX_DEPTH + 1`.
     largest: Vec<i64>,
-    /// Where the units before the first full window are counted from.
+    /// How much before the first unit others are shown that follow it in decoding order.
+    lead_ns: i64,
+    /// The earliest presentation time after a start.
     first_ns: i64,
     seen: usize,
     last_dts_ns: Option<i64>,
@@ -41,8 +45,10 @@ impl Dts {
     pub fn new() -> Self {
         Self {
             depth: 0,
+            told: None,
             step_ns: DEFAULT_STEP_NS,
             largest: Vec::with_capacity(MAX_DEPTH + 2),
+            lead_ns: 0,
             first_ns: 0,
             seen: 0,
             last_dts_ns: None,
@@ -50,10 +56,11 @@ impl Dts {
     }
 
     /// The depth that the parameter sets tell; `None` leaves it to what comes.
+    /// Telling it again does not undo what has been learned since.
     pub fn set_depth(&mut self, depth: Option<u8>) {
-        if let Some(depth) = depth {
-            self.depth = usize::from(depth).min(MAX_DEPTH);
-        }
+        let Some(depth) = depth.filter(|_| depth != self.told) else { return };
+        self.told = Some(depth);
+        self.depth = usize::from(depth).min(MAX_DEPTH);
     }
 
     /// Learns depth and step from presentation times that are about to come, in decoding order.
@@ -65,6 +72,9 @@ impl Dts {
         }
         let mut sorted = pts_ns.to_vec();
         sorted.sort_unstable();
+        if let (Some(first), Some(earliest)) = (pts_ns.first(), sorted.first()) {
+            self.lead_ns = first.saturating_sub(*earliest).min(BACK_NS);
+        }
         let steps = sorted.windows(2).map(|w| w[1].saturating_sub(w[0])).filter(|s| *s > LEAST_STEP_NS);
         if let Some(step_ns) = steps.min() {
             self.step_ns = step_ns.min(DEFAULT_STEP_NS * 5);
@@ -74,7 +84,7 @@ impl Dts {
     pub fn next(&mut self, pts_ns: i64) -> Times {
         if self.starts_anew(pts_ns) {
             self.largest.clear();
-            self.first_ns = pts_ns;
+            self.first_ns = pts_ns.saturating_sub(self.lead_ns);
             self.seen = 0;
         }
         let overtaken_by = insert(&mut self.largest, pts_ns);
@@ -112,7 +122,7 @@ impl Dts {
 
     /// How much before its presentation the first unit decodes, ns.
     pub fn delay_ns(&self) -> i64 {
-        self.depth as i64 * self.step_ns
+        self.depth as i64 * self.step_ns + self.lead_ns
     }
 
     fn starts_anew(&self, pts_ns: i64) -> bool {

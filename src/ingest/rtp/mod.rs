@@ -12,6 +12,7 @@ pub mod receiver;
 mod reorder;
 mod report;
 mod section;
+mod sender;
 
 pub use receiver::{Arrival, Media, Receiver};
 

@@ -28,6 +28,8 @@ const SETTLE_KEY: Duration = Duration::from_secs(10);
 const MAX_HOLD_BYTES: usize = 16 << 20;
 /// What an access unit takes beside its payload, roughly.
 const UNIT_OVERHEAD_BYTES: usize = 256;
+/// Sections past this are left out: a description of more is no camera's or browser's.
+const MAX_SECTIONS: usize = 16;
 /// How often a key frame is asked for.
 const KEY_FRAME_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -221,8 +223,9 @@ impl Receiver {
 
     fn take(&mut self, section: usize, event: Event, now: Duration) {
         let Some(hold) = &mut self.hold else { return self.live(section, event, now) };
+        hold.bytes += UNIT_OVERHEAD_BYTES;
         if let Event::Unit(unit) = &event {
-            hold.bytes += unit.payload.len() + UNIT_OVERHEAD_BYTES;
+            hold.bytes += unit.payload.len();
             hold.media_ns = hold.media_ns.max(unit.media_ns);
         }
         hold.events.push((section, event));
@@ -373,7 +376,12 @@ impl Hold {
 }
 
 fn sections(media: Vec<Media>) -> Result<Vec<Option<Section>>, DepayError> {
-    media.into_iter().enumerate().map(|(i, m)| Section::new(i, m.formats, m.arrival)).collect()
+    media
+        .into_iter()
+        .take(MAX_SECTIONS)
+        .enumerate()
+        .map(|(i, m)| Section::new(i, m.formats, m.arrival))
+        .collect()
 }
 
 fn clock(sections: &[Option<Section>]) -> Clock {

@@ -6,13 +6,11 @@ use super::{
     depay::{self, Depay, DepayError, Output, Packet, TrackConfig},
     reorder::{Arrival, Due, Held, Reorder, Verdict},
     report::Reception,
+    sender::{Choice, Senders},
 };
 use crate::media::{Codec, MediaKind};
 use rtp_types::RtpPacket;
 use std::time::Duration;
-
-/// How long a sender that was left is not gone back to while the new one sends: its last packets are on their way still.
-const STRAGGLE: Duration = Duration::from_secs(1);
 
 /// What was lost before an access unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,8 +58,7 @@ pub(super) struct Section {
     depay: Box<dyn Depay>,
     outputs: Vec<Output>,
     reorder: Reorder,
-    sender: Option<Sender>,
-    candidate: Option<(u32, Held)>,
+    senders: Senders,
     early_report: Option<(u32, u64, u32)>,
     awaits_key: bool,
     /// Something was given out.
@@ -70,14 +67,6 @@ pub(super) struct Section {
     /// `Depay::dropped` when it was last looked at.
     dropped: u64,
     faults: Faults,
-}
-
-struct Sender {
-    reception: Reception,
-    heard: Duration,
-    /// The sender before this one.
-    left: Option<u32>,
-    ended: bool,
 }
 
 impl Section {
@@ -96,8 +85,7 @@ impl Section {
             formats,
             outputs: Vec::new(),
             reorder: Reorder::new(arrival),
-            sender: None,
-            candidate: None,
+            senders: Senders::default(),
             early_report: None,
             began: false,
             loss: None,
@@ -128,11 +116,11 @@ impl Section {
     }
 
     pub fn sender_ssrc(&self) -> Option<u32> {
-        self.sender.as_ref().map(|s| s.reception.ssrc())
+        self.senders.ssrc()
     }
 
     pub fn reception(&mut self) -> Option<&mut Reception> {
-        self.sender.as_mut().map(|s| &mut s.reception)
+        self.senders.reception()
     }
 
     /// One packet from the socket. False: of no use.
@@ -141,11 +129,18 @@ impl Section {
             self.faults.foreign += 1;
             return false;
         };
-        if !self.admit(&parsed, packet, now, clock, out) {
-            self.faults.foreign += 1;
-            return false;
+        let known = self.format_of(parsed.payload_type()).is_some();
+        match self.senders.choose(parsed.ssrc(), known, packet, now) {
+            Choice::Ours => {}
+            Choice::First => self.begin(&parsed, now, clock),
+            Choice::TakesOver(first) => self.replace(&first, now, clock, out),
+            Choice::Foreign => {
+                self.faults.foreign += 1;
+                return false;
+            }
         }
-        self.arrived(&parsed, packet, now, clock, out)
+        self.arrived(&parsed, packet, now, clock, out);
+        true
     }
 
     /// Packets whose missing predecessors have been waited for long enough.
@@ -177,12 +172,12 @@ impl Section {
         now: Duration,
         clock: &mut Clock,
     ) -> Option<Nonsense> {
-        match &mut self.sender {
-            Some(sender) if sender.reception.ssrc() == ssrc => {
-                sender.reception.sender_report(ntp, now);
+        match self.senders.reception().filter(|r| r.ssrc() == ssrc) {
+            Some(reception) => {
+                reception.sender_report(ntp, now);
                 clock.report(self.index, ntp, rtp)
             }
-            _ => {
+            None => {
                 self.early_report = Some((ssrc, ntp, rtp));
                 None
             }
@@ -191,75 +186,28 @@ impl Section {
 
     /// The sender said that it ends: another may follow at once.
     pub fn bye(&mut self, ssrc: u32) {
-        if let Some(sender) = self.sender.as_mut().filter(|s| s.reception.ssrc() == ssrc) {
-            sender.ended = true;
-        }
+        self.senders.bye(ssrc);
     }
 
-    /// Whether the packet is of the section's sender. Another sender takes over with its second packet; one packet may
-    /// be anybody's (RFC 3550 A.1).
-    fn admit(
-        &mut self,
-        parsed: &RtpPacket<'_>,
-        packet: &[u8],
-        now: Duration,
-        clock: &mut Clock,
-        out: &mut Vec<Event>,
-    ) -> bool {
-        let ssrc = parsed.ssrc();
-        let known = self.format_of(parsed.payload_type()).is_some();
-        let Some(sender) = &mut self.sender else {
-            if known {
-                self.begin(parsed, None, now, clock);
-            }
-            return known;
-        };
-        if sender.reception.ssrc() == ssrc {
-            sender.heard = now;
-            return true;
-        }
-        let straggles = sender.left == Some(ssrc) && now.saturating_sub(sender.heard) < STRAGGLE;
-        if !known || (straggles && !sender.ended) {
-            return false;
-        }
-        match self.candidate.take() {
-            Some((candidate, first)) if candidate == ssrc => {
-                self.replace(parsed, &first, now, clock, out);
-                true
-            }
-            _ => {
-                self.candidate = Some((ssrc, Held { packet: packet.to_vec(), arrived: now }));
-                false
-            }
-        }
-    }
-
-    fn begin(&mut self, parsed: &RtpPacket<'_>, left: Option<u32>, now: Duration, clock: &mut Clock) {
+    fn begin(&mut self, parsed: &RtpPacket<'_>, now: Duration, clock: &mut Clock) {
         if let Some(format) = self.format_of(parsed.payload_type()) {
             self.format = format;
+            self.renew_depay();
         }
         let reception = Reception::new(parsed.ssrc(), self.clock_rate(), parsed.sequence_number());
-        self.sender = Some(Sender { reception, heard: now, left, ended: false });
+        self.senders.begin(reception, now);
         clock.restart(self.index, self.clock_rate(), parsed.timestamp(), now);
     }
 
-    fn replace(
-        &mut self,
-        parsed: &RtpPacket<'_>,
-        first: &Held,
-        now: Duration,
-        clock: &mut Clock,
-        out: &mut Vec<Event>,
-    ) {
+    /// Another sender, whose first packet was `first`.
+    fn replace(&mut self, first: &Held, now: Duration, clock: &mut Clock, out: &mut Vec<Event>) {
+        let Ok(head) = RtpPacket::parse(&first.packet) else { return };
         self.finish(now, clock, out);
         self.faults.restarts += 1;
-        let left = self.sender_ssrc();
-        let Ok(head) = RtpPacket::parse(&first.packet) else { return };
-        self.begin(&head, left, first.arrived, clock);
-        self.renew_depay();
+        self.begin(&head, first.arrived, clock);
         self.reorder = Reorder::new(self.arrival);
         self.missed(0);
-        tracing::debug!(section = self.index, ssrc = parsed.ssrc(), "another RTP sender took over");
+        tracing::debug!(section = self.index, ssrc = head.ssrc(), "another RTP sender took over");
         self.arrived(&head, &first.packet, first.arrived, clock, out);
     }
 
@@ -278,25 +226,29 @@ impl Section {
         now: Duration,
         clock: &mut Clock,
         out: &mut Vec<Event>,
-    ) -> bool {
+    ) {
         let sequence = parsed.sequence_number();
-        if let Some(sender) = &mut self.sender {
-            sender.reception.packet(sequence, parsed.timestamp(), now);
+        let mut verdict = self.reorder.arrive(sequence, packet, now);
+        if let Verdict::Restart(first) = verdict {
+            self.restart_sequence(parsed, first.as_ref(), now, clock, out);
+            verdict = self.reorder.arrive(sequence, packet, now);
         }
-        match self.reorder.arrive(sequence, packet, now) {
+        if verdict != Verdict::Stray {
+            self.received(parsed, now);
+        }
+        match verdict {
             Verdict::Next { lost, .. } => self.deliver(parsed, lost, now, clock, out),
-            Verdict::Held | Verdict::Stray => {}
             Verdict::Duplicate => self.faults.duplicate += 1,
             Verdict::Late => self.faults.late += 1,
-            Verdict::Restart(first) => {
-                self.restart_sequence(parsed, first.as_ref(), now, clock, out);
-                if let Verdict::Next { lost, .. } = self.reorder.arrive(sequence, packet, now) {
-                    self.deliver(parsed, lost, now, clock, out);
-                }
-            }
+            Verdict::Held | Verdict::Stray | Verdict::Restart(_) => {}
         }
         self.tick(now, clock, out);
-        true
+    }
+
+    fn received(&mut self, parsed: &RtpPacket<'_>, now: Duration) {
+        if let Some(reception) = self.senders.reception() {
+            reception.packet(parsed.sequence_number(), parsed.timestamp(), now);
+        }
     }
 
     /// The same sender goes on with another sequence.
@@ -315,13 +267,14 @@ impl Section {
         self.missed(0);
         let head = first.and_then(|held| Some((RtpPacket::parse(&held.packet).ok()?, held)));
         let (start, at) = head.as_ref().map_or((parsed, now), |(head, held)| (head, held.arrived));
-        if let Some(sender) = &mut self.sender {
-            sender.reception.restart(start.sequence_number());
+        if let Some(reception) = self.senders.reception() {
+            reception.restart(start.sequence_number());
         }
         clock.resync(self.index, start.timestamp(), at);
         if let Some((head, held)) = head
             && let Verdict::Next { .. } = self.reorder.arrive(head.sequence_number(), &held.packet, at)
         {
+            self.received(&head, at);
             self.deliver(&head, 0, at, clock, out);
         }
     }

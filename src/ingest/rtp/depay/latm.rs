@@ -82,7 +82,6 @@ impl Depay for Latm {
 /// ISO/IEC 14496-3, 1.7.3: access units of an element, and the `AudioSpecificConfig`. `None` for several programs or
 /// layers, and for what is not AAC.
 fn stream_mux_config(config: &[u8]) -> Option<(u32, Vec<u8>)> {
-    const BEFORE_ASC_BITS: u32 = 15;
     let mut bits = Bits::new(config);
     let (version, same_framing) = (bits.take(1)?, bits.take(1)?);
     let frames = bits.take(6)? + 1;

@@ -39,7 +39,8 @@ impl Vp9 {
     /// Adds a packet's part of a layer's frame to the picture. `None`: it does not fit there.
     fn take(&mut self, part: &Descriptor, data: &[u8]) -> Option<()> {
         let layers = &mut self.layers;
-        if part.begins == layers.open || data.is_empty() {
+        let other_layer = layers.open && part.spatial_layer != layers.highest;
+        if part.begins == layers.open || other_layer || data.is_empty() {
             return None;
         }
         if part.begins && layers.whole.is_empty() {
