@@ -106,7 +106,9 @@ impl App {
         let hook = first.policy.hook_in(&config.paths.hooks);
         let hook = hook.map(|script| HookJob { script, status: Status::Completed });
         for recording in library.interrupted(hook, make_whole).await? {
-            let outcome = recording.error.unwrap_or_else(|| "its files were whole".into());
+            let made_whole = recording.status == Status::Recovered;
+            let whole = if made_whole { "its files have been made whole" } else { "its files were whole" };
+            let outcome = recording.error.unwrap_or_else(|| whole.into());
             tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {outcome}");
         }
         let hooks = HookSettings {

@@ -1,282 +1,26 @@
 //! Frames of real encoders into every container, without a protocol in between: what goes into the hub is in the file,
 //! in step, and plays; also when parameters change, sound is missing, or the process dies.
 
+#[path = "containers/rig.rs"]
+mod rig;
+
 use gstreamer::{self as gst, prelude::*};
 use reeld::{
-    config::Policy,
-    gst::Templates,
-    hub::{Announce, EndReason, Hub, Publisher, Publishing},
-    library::{Library, Recording, Storage},
-    media::{
-        Codec, Frame, Gap, GapKind, MediaKind, Protocol, RoomName, StreamName, Track, TrackId, Tracks,
-        VideoSize,
-    },
-    record::{Order, Recorder, Running, make_whole},
+    media::{Codec, Frame, Gap, GapKind, Tracks},
+    record::make_whole,
 };
+use rig::*;
 use std::{
     collections::hash_map::RandomState,
     fs,
     hash::{BuildHasher, Hasher},
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
+    path::Path,
     time::Duration,
 };
 use support::{
-    media::{Probe, decode, run, source},
+    media::{Probe, decode},
     wait::wait_until,
 };
-
-const TMP: &str = env!("CARGO_TARGET_TMPDIR");
-const SOON: Duration = Duration::from_secs(60);
-const MS: u64 = 1_000_000;
-/// Where the timeline of a stream begins.
-const ORIGIN_MS: u64 = 10_000;
-
-const VP8: &str = "vp8enc deadline=1 cpu-used=8 keyframe-max-dist=30";
-const VP9: &str =
-    "vp9enc deadline=1 cpu-used=8 keyframe-max-dist=30 ! vp9parse ! video/x-vp9,alignment=super-frame";
-const AV1: &str = "av1enc cpu-used=8 usage-profile=realtime keyframe-max-dist=30 ! av1parse ! \
-     video/x-av1,stream-format=obu-stream,alignment=tu";
-const H264: &str = "x264enc speed-preset=ultrafast key-int-max=30 bframes=0 ! h264parse ! \
-     video/x-h264,stream-format=avc,alignment=au";
-const H265: &str = "x265enc speed-preset=ultrafast key-int-max=30 option-string=bframes=0:log-level=none ! h265parse ! \
-     video/x-h265,stream-format=hvc1,alignment=au";
-const OPUS: &str = "opusenc frame-size=20";
-const PCMA: &str = "audioresample ! audio/x-raw,rate=8000,channels=1 ! alawenc";
-const AAC: &str = "avenc_aac ! aacparse ! audio/mpeg,stream-format=raw";
-
-/// What an encoder made of 4 s: black and silent, white and loud from 2 s on.
-#[derive(Clone)]
-struct Encoded {
-    codec: Codec,
-    caps: gst::Caps,
-    buffers: Vec<gst::Buffer>,
-}
-
-fn encode(codec: Codec, launch: &str) -> Encoded {
-    reeld::gst::init().expect("GStreamer");
-    let launch = format!("{launch} ! appsink name=s sync=false");
-    let pipeline =
-        gst::parse::launch(&launch).expect(&launch).downcast::<gst::Pipeline>().expect("a pipeline");
-    let sink = pipeline.by_name("s").expect("a sink").downcast::<gstreamer_app::AppSink>().expect("appsink");
-    pipeline.set_state(gst::State::Playing).expect("playing");
-    let (mut buffers, mut caps) = (Vec::new(), None);
-    while let Ok(sample) = sink.pull_sample() {
-        caps = caps.or_else(|| sample.caps_owned());
-        buffers.push(sample.buffer_owned().expect("a buffer"));
-    }
-    pipeline.set_state(gst::State::Null).expect("null");
-    if codec == Codec::Aac {
-        // The encoder's start-up delay.
-        buffers.remove(0);
-    }
-    // Encoders may begin anywhere.
-    let first = buffers.iter().filter_map(|b| b.dts_or_pts()).min().expect("frames");
-    for buffer in &mut buffers {
-        let buffer = buffer.make_mut();
-        let (pts, dts) = (buffer.pts(), buffer.dts());
-        buffer.set_pts(pts.map(|t| t.saturating_sub(first)));
-        buffer.set_dts(dts.map(|t| t.saturating_sub(first)));
-    }
-    Encoded { codec, caps: caps.expect("caps"), buffers }
-}
-
-fn video(codec: Codec, encoder: &str, (width, height): (u32, u32)) -> Encoded {
-    let flash: &[&str] = &["-f", "lavfi", "-i", "color=black:size=320x180:rate=30"];
-    let at_two: &[&str] = &["-vf", "drawbox=color=white:t=fill:enable='gte(t,2)'", "-pix_fmt", "yuv420p"];
-    let input = source(TMP, "flash4.y4m", &[flash, &["-t", "4"], at_two]);
-    let launch = format!(
-        "filesrc location={} ! y4mdec ! videoscale ! video/x-raw,width={width},height={height} ! {encoder}",
-        input.display()
-    );
-    encode(codec, &launch)
-}
-
-fn audio(codec: Codec, encoder: &str) -> Encoded {
-    let beep: &[&str] = &["-f", "lavfi", "-i", "sine=frequency=1000:sample_rate=48000"];
-    let at_two: &[&str] = &["-af", "volume=0:enable='lt(t,2)'", "-ac", "1"];
-    let input = source(TMP, "beep4.wav", &[beep, &["-t", "4"], at_two]);
-    encode(codec, &format!("filesrc location={} ! wavparse ! audioconvert ! {encoder}", input.display()))
-}
-
-impl Encoded {
-    fn track(&self, id: u8) -> Track {
-        let number = |field: &str| {
-            let value = self.caps.structure(0).and_then(|s| s.get::<i32>(field).ok());
-            value.map(|v| v as u32)
-        };
-        let size = number("width").zip(number("height")).map(|(width, height)| VideoSize { width, height });
-        Track {
-            id: TrackId(id),
-            codec: self.codec,
-            caps: self.caps.clone(),
-            size,
-            rate: number("rate"),
-            channels: number("channels"),
-        }
-    }
-
-    /// Access units, the first of them at `at_ms` of the test.
-    fn frames(&self, id: u8, at_ms: u64) -> Vec<Frame> {
-        let later = gst::ClockTime::from_mseconds(ORIGIN_MS + at_ms);
-        let frame = |buffer: &gst::Buffer| {
-            let mut buffer = buffer.clone();
-            let unit = buffer.make_mut();
-            let (pts, dts) = (unit.pts(), unit.dts());
-            unit.set_pts(pts.map(|t| t + later));
-            unit.set_dts(dts.or(pts).map(|t| t + later));
-            if self.codec.kind() == MediaKind::Audio {
-                unit.unset_flags(gst::BufferFlags::DELTA_UNIT);
-            }
-            Frame { track: TrackId(id), buffer }
-        };
-        self.buffers.iter().map(frame).collect()
-    }
-}
-
-/// When a frame is in the test, ms.
-fn ms_of(frame: &Frame) -> u64 {
-    frame.pts_ns() / MS - ORIGIN_MS
-}
-
-/// A recorder with its library in a folder of its own.
-struct Rig {
-    dir: tempfile::TempDir,
-    runtime: tokio::runtime::Runtime,
-    library: Library,
-    recorder: Recorder,
-    policy: Arc<Policy>,
-    templates: Arc<Templates>,
-}
-
-impl Rig {
-    fn new(policy: &str) -> Self {
-        reeld::gst::init().expect("GStreamer");
-        let dir = tempfile::tempdir().expect("a folder");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        let storage = Storage::open(&dir.path().join("records")).expect("a records folder");
-        let url = format!("sqlite:{}", dir.path().join("state/reeld.db").display());
-        let library = runtime.block_on(Library::open(&url, storage)).expect("a catalog");
-        let policy = format!("stream_record_policy=streamName\n{policy}");
-        let (policy, _) = Policy::parse(&policy, Path::new("reeld.properties")).expect("a right policy");
-        let pipelines = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
-        Self {
-            recorder: Recorder::new(library.clone(), || {}).expect("threads"),
-            policy: Arc::new(policy),
-            templates: Arc::new(Templates::load(&pipelines).expect("right templates")),
-            dir,
-            runtime,
-            library,
-        }
-    }
-
-    /// A stream with these tracks that is being recorded.
-    fn publish(&self, tracks: &[Track]) -> (Publisher, Running) {
-        let (hub, mut publishing) = Hub::new(256 << 20);
-        let announce = Announce {
-            room: RoomName::default(),
-            name: StreamName::new("cam").expect("a name"),
-            protocol: Protocol::Webrtc,
-            remote: ([127, 0, 0, 1], 5).into(),
-            session_id: "s".into(),
-            record: true,
-        };
-        let mut publisher = hub.publish(announce).expect("a free name");
-        publisher.set_tracks(Tracks::new(tracks.to_vec()));
-        let _in_runtime = self.runtime.enter();
-        publisher.settle();
-        let Publishing { stream, from_start } = publishing.blocking_recv().expect("told");
-        assert!(!publisher.take_key_frame_request());
-        let (policy, templates) = (self.policy.clone(), self.templates.clone());
-        let running =
-            self.recorder.start(Order { stream, subscriber: from_start, policy, templates, hook: None });
-        assert!(publisher.take_key_frame_request(), "a recording that starts asks for a key frame");
-        (publisher, running)
-    }
-
-    fn end(&self, mut publisher: Publisher, mut running: Running) -> Recording {
-        publisher.end(EndReason::Unpublished);
-        let done = self.runtime.block_on(async { tokio::time::timeout(SOON, running.done()).await });
-        let done = done.expect("an end");
-        let stored =
-            self.runtime.block_on(self.library.get(&done.id)).expect("the catalog").expect("its row");
-        assert_eq!(
-            (stored.status, &stored.lost, &stored.degraded),
-            (done.status, &done.lost, &done.degraded)
-        );
-        stored
-    }
-
-    /// Publishes all of it at once and records it.
-    fn record(&self, tracks: &[Track], mut frames: Vec<Frame>) -> Recording {
-        let (mut publisher, running) = self.publish(tracks);
-        frames.sort_by_key(Frame::dts_ns);
-        publisher.publish(&mut frames);
-        self.end(publisher, running)
-    }
-}
-
-fn only_file(recording: &Recording) -> PathBuf {
-    assert_eq!((&recording.error, recording.parts.len()), (&None, 1), "{recording:#?}");
-    recording.parts[0].file.clone()
-}
-
-/// When the picture becomes white and when the sound begins, for the last time, ms.
-fn flash_and_beep(file: &Path) -> (f64, f64) {
-    let flash = last_told(file, ["-vf", "blackdetect=d=0.1:pix_th=0.5"], "black_end:");
-    (flash, beep(file))
-}
-
-fn beep(file: &Path) -> f64 {
-    last_told(file, ["-af", "silencedetect=noise=-30dB:d=0.3"], "silence_end: ")
-}
-
-/// The last number that a filter of ffmpeg tells after the word, s, as ms.
-fn last_told(file: &Path, filter: [&str; 2], word: &str) -> f64 {
-    let mut command = Command::new("ffmpeg");
-    command.args(["-nostdin", "-hide_banner", "-nostats", "-copyts", "-i"]).arg(file);
-    let output = command.args(filter).args(["-f", "null", "-"]).output().expect("apt-get install ffmpeg");
-    let said = String::from_utf8(output.stderr).expect("text");
-    let rest = said.rsplit_once(word).unwrap_or_else(|| panic!("no {word} in {said}")).1;
-    let number = rest.split([' ', '\n', '\r']).next().and_then(|n| n.parse::<f64>().ok());
-    number.unwrap_or_else(|| panic!("{word} in {said}")) * 1000.0
-}
-
-/// Pictures by size, in order of presentation.
-fn sizes(file: &Path) -> Vec<(String, usize)> {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-select_streams", "v", "-show_entries", "frame=width", "-of", "csv=p=0"]);
-    let mut sizes: Vec<(String, usize)> = Vec::new();
-    // Side data of a frame has lines of its own, empty here.
-    for width in run(probe.arg(file)).lines().filter(|line| !line.is_empty()) {
-        let width = width.trim_end_matches(',').to_owned();
-        match sizes.last_mut() {
-            Some((last, count)) if *last == width => *count += 1,
-            _ => sizes.push((width, 1)),
-        }
-    }
-    sizes
-}
-
-/// The decoder finds a picture soon after the middle of the file.
-fn assert_seeks(file: &Path, ms: u32) {
-    let mut command = Command::new("ffmpeg");
-    command.args(["-nostdin", "-v", "error", "-ss", &format!("{}", f64::from(ms) / 1000.0), "-copyts", "-i"]);
-    command.arg(file).args(["-map", "0:v:0", "-frames:v", "1", "-f", "framecrc", "-"]);
-    let said = run(&mut command);
-    let line = said.lines().find(|l| l.starts_with("0,")).unwrap_or_else(|| panic!("no picture: {said}"));
-    let tick: f64 = line.split(',').nth(2).and_then(|n| n.trim().parse().ok()).expect("a time");
-    let base = said.lines().find_map(|l| l.strip_prefix("#tb 0: ")).expect("a time base");
-    let (num, den) = base.split_once('/').expect("a fraction");
-    let seconds = tick * num.parse::<f64>().expect("a number") / den.parse::<f64>().expect("a number");
-    assert!(
-        (seconds * 1000.0 - f64::from(ms)).abs() < 50.0,
-        "{}: {seconds} s, {ms} ms wanted",
-        file.display()
-    );
-}
 
 /// Each change of resolution made a part of its own, with a hole up to its key frame.
 #[test]
@@ -343,6 +87,38 @@ fn an_mp4_with_other_parameters_plays_while_it_is_written() {
     let file = only_file(&rig.end(publisher, running));
     assert!(text(&file).contains("avc3"));
     assert_eq!(decode(&file), 240);
+}
+
+/// Width of the next picture after a seek of a running player.
+fn width_at(player: &gst::Pipeline, sink: &gstreamer_app::AppSink, ms: u64) -> i32 {
+    let to = gst::ClockTime::from_mseconds(ms);
+    player.seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT, to).expect("a seek");
+    let sample = sink.try_pull_sample(gst::ClockTime::from_seconds(20)).expect("a picture");
+    let caps = sample.caps().and_then(|c| c.structure(0)).expect("caps");
+    caps.get("width").expect("a width")
+}
+
+/// The decoder of a player that goes back over a change holds the later parameter sets.
+#[test]
+fn a_player_goes_back_over_a_change() {
+    let (small, large) = (video(Codec::H264, H264, (320, 180)), video(Codec::H264, H264, (640, 360)));
+    let rig = Rig::new("");
+    let (mut publisher, running) = rig.publish(&[small.track(0)]);
+    publisher.publish(&mut small.frames(0, 0));
+    publisher.set_tracks(Tracks::new(vec![large.track(0)]));
+    publisher.publish(&mut large.frames(0, 4000));
+    let file = only_file(&rig.end(publisher, running));
+    let launch = format!(
+        "filesrc location={} ! qtdemux ! capssetter caps=video/x-h264,stream-format=avc ! avdec_h264 ! appsink name=s sync=false",
+        file.display()
+    );
+    let player = gst::parse::launch(&launch).expect(&launch).downcast::<gst::Pipeline>().expect("a pipeline");
+    let sink = player.by_name("s").expect("a sink").downcast::<gstreamer_app::AppSink>().expect("appsink");
+    player.set_state(gst::State::Playing).expect("playing");
+    assert!(sink.try_pull_sample(gst::ClockTime::from_seconds(20)).is_some());
+    let widths = [5000, 1000, 6000, 0].map(|ms| width_at(&player, &sink, ms));
+    player.set_state(gst::State::Null).expect("null");
+    assert_eq!(widths, [640, 320, 640, 320]);
 }
 
 #[test]
@@ -450,6 +226,36 @@ fn silence_that_is_not_sent_leaves_no_drift() {
             assert!((flash - 14_000.0).abs() < 20.0 || container == "ts", "{what}: flash at {flash} ms");
             assert_eq!(recording.lost.frames, 0, "{what}");
         }
+    }
+}
+
+/// GStreamer's muxers wait until each of their tracks has something. A muted microphone held the pictures back, until
+/// the queue in front of them was full and the file ended with an error.
+#[test]
+fn pictures_do_not_wait_for_a_silent_microphone() {
+    let (vp8, h264) = (video(Codec::Vp8, VP8, (320, 180)), video(Codec::H264, H264, (320, 180)));
+    let opus = audio(Codec::Opus, OPUS);
+    for (video, sound, container, rule) in [
+        (&vp8, &opus, "webm", ""),
+        (&vp8, &opus, "webm", "record_audio=passthrough\n"),
+        (&h264, &opus, "mkv", ""),
+        (&h264, &opus, "ts", ""),
+    ] {
+        let rig = Rig::new(&format!("record_formats={}-{container}\n{rule}", video.codec));
+        let (mut publisher, running) = rig.publish(&[video.track(0), sound.track(1)]);
+        let mut frames: Vec<_> = (0..4).flat_map(|n| video.frames(0, n * 4000)).collect();
+        frames.extend(sound.frames(1, 0));
+        frames.sort_by_key(Frame::dts_ns);
+        publisher.publish(&mut frames);
+        let part = rig.dir.path().join(format!("records/cam.{container}.part"));
+        wait_until(&format!("pictures are in {container} {rule}"), SOON, || {
+            let copy = rig.dir.path().join("copy");
+            // ffprobe has nothing to say of a file that has just begun.
+            let begun = fs::copy(&part, &copy).is_ok_and(|bytes| bytes > 8_192);
+            begun && Probe::read(&copy).video.len() >= 13 * 30
+        });
+        let file = only_file(&rig.end(publisher, running));
+        assert_eq!(decode(&file), 480, "{container} {rule}");
     }
 }
 

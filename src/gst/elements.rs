@@ -15,9 +15,8 @@ pub fn debian_package(element: &str) -> Option<&'static str> {
     let package = match element {
         "mp4mux" | "matroskamux" | "webmmux" | "alawdec" | "mulawdec" | "aacparse" | "vp8dec" | "vp9dec"
         | "mpegaudioparse" => "gstreamer1.0-plugins-good",
-        "audioconvert" | "audioresample" | "opusdec" | "opusenc" | "vorbisenc" | "vorbisdec" => {
-            "gstreamer1.0-plugins-base"
-        }
+        "audioconvert" | "audiorate" | "audioresample" | "opusdec" | "opusenc" | "vorbisenc"
+        | "vorbisdec" => "gstreamer1.0-plugins-base",
         "mpegtsmux" | "h264parse" | "h265parse" | "opusparse" | "vorbisparse" | "voaacenc" | "fdkaacenc" => {
             "gstreamer1.0-plugins-bad"
         }

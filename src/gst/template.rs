@@ -304,8 +304,8 @@ mod tests {
                 "muxer = \"nosuchmux",
                 "p.toml:9: element \"nosuchmux\" is not installed",
             ),
-            ("alawdec", "alawdec !!", "p.toml:24: "),
-            ("codec = \"aac\"", "codek = \"aac\"", "p.toml:19: "),
+            ("alawdec", "alawdec !!", "p.toml:25: "),
+            ("codec = \"aac\"", "codek = \"aac\"", "p.toml:20: "),
             ("extension = \"mp4\"", "extension = \"../x\"", "p.toml:4: "),
         ] {
             assert!(MP4.contains(from), "{from}");

@@ -54,6 +54,7 @@ async fn a_recording_is_read_as_it_was_entered() {
     expected.duration_ms = 4000;
     expected.size = 2000;
     expected.lost = lost();
+    expected.degraded = part(1).degraded;
     library.close().await;
     let library = reopen(&dir).await;
     assert_eq!(library.get(&expected.id).await.unwrap(), Some(expected));

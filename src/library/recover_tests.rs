@@ -179,3 +179,44 @@ async fn what_does_not_fit_is_left_alone() {
         assert_eq!(names(&dir), before, "{case}");
     }
 }
+
+#[tokio::test]
+async fn a_part_that_can_be_made_whole_is_recovered() {
+    fn make_whole(part: &Path, container: &str) -> Result<Option<Salvaged>, String> {
+        assert_eq!(container, "mp4");
+        match fs::read(part).unwrap().as_slice() {
+            b"frames" => Ok(Some(Salvaged { duration_ms: 1500, video: part_of_video(), audio: None })),
+            b"nothing" => Ok(None),
+            _ => Err("it is broken".into()),
+        }
+    }
+    fn part_of_video() -> Option<VideoPart> {
+        part(1).video
+    }
+    // What is in the second part, and what becomes of its recording.
+    for (second, expected) in
+        [("frames", Status::Recovered), ("nothing", Status::Failed), ("?", Status::Failed)]
+    {
+        let (dir, library) = library().await;
+        let open = recording_in(&library, Status::Recording).await;
+        let first = write_part(&library, &open, 1, "cam").await;
+        let last = changed(first.path());
+        let other = write_part(&library, &open, 2, "cam_2").await;
+        fs::write(other.path(), second).unwrap();
+        let last = last.max(changed(other.path()));
+
+        let next = reopen(&dir).await;
+        let found = next.interrupted(Some(hook()), make_whole).await.unwrap();
+        let [got] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((got.status, got.error.is_none()), (expected, expected == Status::Recovered), "{second}");
+        assert_eq!(got.ended_at.unwrap().timestamp_millis(), last, "{second}");
+        let whole = &got.parts[0];
+        assert_eq!((whole.name.as_str(), whole.size, whole.duration_ms), ("cam.mp4", 6, 1500), "{second}");
+        assert!(whole.started_at >= got.started_at && whole.video.is_some(), "{second}");
+        assert_eq!(Manifest::read(&Manifest::path_of(&whole.file)).unwrap().part.sha256, whole.sha256);
+        let due = next.outbox_due(Utc::now(), 100).await.unwrap();
+        assert_eq!((due[0].part, due[0].job.status), (1, Status::Recovered), "{second}");
+        assert_eq!(other.path().exists(), expected == Status::Failed, "{second}");
+        assert!(next.interrupted(Some(hook()), make_whole).await.unwrap().is_empty(), "{second}");
+    }
+}

@@ -8,7 +8,7 @@ use crate::{
 use gstreamer::{self as gst, prelude::*};
 
 const S: u64 = 1_000_000_000;
-/// Transcoded audio this far behind the pictures is silent. Interleaving and jitter stay below.
+/// Audio this far behind the pictures is silent. Interleaving and jitter stay below.
 const SILENT_AFTER_NS: u64 = 2 * S;
 /// How far behind the pictures silence is written, so that what is only late still finds its place.
 const STAY_BEHIND_NS: u64 = S;
@@ -24,23 +24,19 @@ pub(super) struct Feed {
     counts: TrackCounts,
     /// Running time of the file's beginning.
     base_ns: u64,
-    /// The muxer takes other caps while it writes.
-    takes_caps: bool,
-    /// Goes in front of every key frame, since the first change of parameters.
+    /// The muxer is `reeldmp4mux`: it waits for no track, and takes other caps while it writes.
+    ours: bool,
+    /// Goes in front of every key frame, since the first change of parameters at the latest.
     in_band: Option<gst::Memory>,
     /// Elements are in the way: what the muxer gets is known with the first access unit only.
     through_elements: bool,
-    /// Of a track that is decoded and encoded again.
-    transcoded: Option<Transcoded>,
-    ended: bool,
-}
-
-/// How far a transcoded track has come, ns of the stream's running time.
-#[derive(Default)]
-struct Transcoded {
+    /// It is decoded and encoded again.
+    transcoded: bool,
+    /// Of audio: where its last access unit or silence ends, ns of the stream's running time.
     end_ns: Option<u64>,
     /// Silence was written up to here.
     silent_until_ns: u64,
+    ended: bool,
 }
 
 /// What went into one track of a file.
@@ -56,13 +52,16 @@ pub(super) struct TrackCounts {
 }
 
 impl Feed {
-    /// `takes_caps`: the muxer takes other caps of the same codec while it writes.
+    /// `ours`: the muxer is `reeldmp4mux`. `repeat`: parameter sets go in front of every key frame from the first one
+    /// on. A player that goes back over a change has those of later pictures in its decoder, and many do not read the
+    /// sample entry again.
     pub fn start(
         target: &gst::Pad,
         plan: &TrackPlan,
         track: &Track,
         base_ns: u64,
-        takes_caps: bool,
+        ours: bool,
+        repeat: bool,
     ) -> Result<Self, PipelineError> {
         let refused = |what: String| PipelineError::Build(format!("{} track: {what}", track.codec));
         let pad = gst::Pad::builder(gst::PadDirection::Src).build();
@@ -80,16 +79,17 @@ impl Feed {
             frames: 0,
             keyframes: 0,
         };
-        let transcoded = (plan.codec != track.codec).then(Transcoded::default);
         let through_elements = plan.elements.is_some();
         let feed = Self {
             pad,
             counts,
             base_ns,
-            takes_caps: takes_caps && !through_elements,
-            in_band: None,
+            ours,
+            in_band: params::in_band(track).filter(|_| repeat).map(gst::Memory::from_slice),
             through_elements,
-            transcoded,
+            transcoded: plan.codec != track.codec,
+            end_ns: None,
+            silent_until_ns: 0,
             ended: false,
         };
         feed.begin_at(base_ns);
@@ -101,7 +101,7 @@ impl Feed {
     }
 
     pub fn is_transcoded(&self) -> bool {
-        self.transcoded.is_some()
+        self.transcoded
     }
 
     pub fn is_ended(&self) -> bool {
@@ -124,7 +124,7 @@ impl Feed {
         if self.in_band.is_some() || params::in_band(before) != sets {
             self.in_band = sets.map(gst::Memory::from_slice);
         }
-        if self.takes_caps {
+        if self.ours && !self.through_elements {
             // Caps that are refused after all are an error on the bus, which the next check returns.
             let _ = self.pad.push_event(gst::event::Caps::new(&track.caps));
         }
@@ -132,16 +132,18 @@ impl Feed {
         self.counts.track = Track { size, ..track.clone() };
     }
 
-    /// Makes a transcoded track ready for an access unit. False when silence stands in its place.
+    /// Makes the track ready for an access unit. False when silence stands in its place.
     pub fn has_room(&mut self, frame: &Frame) -> bool {
-        let Some(track) = &mut self.transcoded else { return true };
+        if self.counts.kind != MediaKind::Audio {
+            return true;
+        }
         let pts = frame.pts_ns();
         let end = pts + frame.buffer.duration().map_or(1, gst::ClockTime::nseconds);
-        if end <= track.silent_until_ns {
+        if end <= self.silent_until_ns {
             return false;
         }
-        let leaps = track.end_ns.is_some_and(|last| pts > last + MAX_FILL_NS);
-        track.end_ns = Some(track.end_ns.map_or(end, |last| last.max(end)));
+        let leaps = self.transcoded && self.end_ns.is_some_and(|last| pts > last + MAX_FILL_NS);
+        self.end_ns = Some(self.end_ns.map_or(end, |last| last.max(end)));
         if leaps {
             self.begin_at(pts);
         }
@@ -160,18 +162,38 @@ impl Feed {
         Ok(())
     }
 
-    /// The pictures have come to `video_ns`: a transcoded track that is silent (muted, or Opus with DTX) goes on as
-    /// silence, a step at a time, so that its file has no gap and a muxer that waits for it can go on.
+    /// The pictures have come to `video_ns`: audio that is silent (muted, or Opus with DTX) is told to be, a step at a
+    /// time. Transcoded, and as Opus in a muxer that waits for it, it goes on as silence; the others have a gap.
     pub fn fill_behind(&mut self, video_ns: u64) {
-        let Some(track) = self.transcoded.as_mut().filter(|_| !self.ended) else { return };
-        let Some(from) = track.end_ns.filter(|end| end + SILENT_AFTER_NS <= video_ns) else { return };
+        let silent = |end: &u64| !self.ended && end + SILENT_AFTER_NS <= video_ns;
+        let Some(from) = self.end_ns.filter(silent) else { return };
         let length = (video_ns - STAY_BEHIND_NS - from).min(FILL_STEP_NS);
-        track.end_ns = Some(from + length);
-        track.silent_until_ns = from + length;
+        self.end_ns = Some(from + length);
+        let opus = !self.transcoded && !self.ours && self.counts.codec == Codec::Opus;
+        if self.transcoded || opus {
+            self.silent_until_ns = from + length;
+        }
+        if opus {
+            return self.push_silent_opus(from, length);
+        }
         let gap = gst::event::Gap::builder(gst::ClockTime::from_nseconds(from))
             .duration(gst::ClockTime::from_nseconds(length));
         // Elements that do not take it have a gap in their timestamps instead.
         let _ = self.pad.push_event(gap.build());
+    }
+
+    fn push_silent_opus(&self, from_ns: u64, length_ns: u64) {
+        /// CELT, full band, 20 ms, mono, without a sound (RFC 6716, 3.1).
+        const SILENCE: [u8; 3] = [0xF8, 0xFF, 0xFE];
+        const SILENCE_NS: u64 = 20_000_000;
+        for n in 0..length_ns / SILENCE_NS {
+            let mut buffer = gst::Buffer::from_slice(SILENCE);
+            let unit = buffer.make_mut();
+            unit.set_pts(gst::ClockTime::from_nseconds(from_ns + n * SILENCE_NS));
+            unit.set_duration(gst::ClockTime::from_nseconds(SILENCE_NS));
+            // What is refused here is refused again with the next access unit, which tells.
+            let _ = self.pad.push(buffer);
+        }
     }
 
     /// Nothing follows.

@@ -11,7 +11,7 @@ use crate::{
     gst::{PipelineError, PlanError, Templates},
     hub::{Item, Stream, Subscriber},
     library::{PartFile, PartLost, RecordingId, Storage, StorageError},
-    media::{Frame, Gap, GapKind, MediaKind, Tracks},
+    media::{Frame, Gap, GapKind, MediaKind, Protocol, Tracks},
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -249,7 +249,9 @@ impl Task {
         let names =
             PartNames::new(&self.policy.name, &self.stream, &plans, number, started_at, &template.extension);
         let file = self.storage.reserve(|n| names.stem(n, None), &template.extension)?;
-        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns, &self.totals)
+        // Browsers change the resolution as the network allows.
+        let repeat = self.stream.announce().protocol == Protocol::Webrtc;
+        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns, repeat, &self.totals)
             .map_err(|source| OpenError::Pipeline { file: file.path().display().to_string(), source });
         let writer = match writer {
             Ok(writer) => writer,

@@ -60,13 +60,15 @@ pub(super) struct Written {
 }
 
 impl Writer {
-    /// Builds and starts the pipeline that writes `file`. `base_ns`: running time of the file's beginning.
+    /// Builds and starts the pipeline that writes `file`. `base_ns`: running time of the file's beginning. `repeat`:
+    /// parameters will change, so those of H.264 and H.265 are repeated at every key frame.
     pub fn open(
         template: &Template,
         plans: &[TrackPlan],
         tracks: &Tracks,
         file: &Path,
         base_ns: u64,
+        repeat: bool,
         totals: &Arc<Totals>,
     ) -> Result<Self, PipelineError> {
         let pipeline = Pipeline::new();
@@ -85,7 +87,9 @@ impl Writer {
             .into_iter()
             .zip(plans)
             .zip(tracks.iter())
-            .map(|((target, plan), track)| Feed::start(&target, plan, track, base_ns, is_mp4mux(&mux)))
+            .map(|((target, plan), track)| {
+                Feed::start(&target, plan, track, base_ns, is_mp4mux(&mux), repeat)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let transcoded = feeds.iter().filter(|f| f.is_transcoded()).count();
         let usage = Usage::new(totals.clone(), pipeline.threads(), transcoded);

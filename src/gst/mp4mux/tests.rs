@@ -470,6 +470,43 @@ fn changed_codec_parameters_are_an_error() {
     assert!(error.matches(gst::StreamError::Format) && text.contains("codec parameters changed"), "{text}");
 }
 
+/// Type of the sample entry, and its width and height.
+fn entry_of(format: &super::format::Format) -> (String, u16, u16) {
+    let number = |at: usize| u16::from_be_bytes(*format.entry[at..].first_chunk().expect("16 bits"));
+    (String::from_utf8_lossy(&format.entry[4..8]).into_owned(), number(32), number(34))
+}
+
+/// Each change of a video's parameters was an error: one file could not go on.
+#[test]
+fn video_goes_on_with_other_parameters() {
+    use super::format::Format;
+    gst::init().expect("GStreamer");
+    let hex = |size| hex::encode(x264_codec_data(size, "I420"));
+    let h264 = |size: (u16, u16)| {
+        let (width, height) = size;
+        let caps = "video/x-h264,stream-format=avc,alignment=au";
+        format!("{caps},width={width},height={height},codec_data=(buffer){}", hex(size))
+    };
+    let vp9 = |width, height| format!("video/x-vp9,width={width},height={height}");
+    let format = |caps: &str| Format::from_caps(&caps.parse::<gst::Caps>().expect("caps")).expect("a format");
+    for (first, next, kind) in
+        [(h264((320, 180)), h264((180, 320)), "avc3"), (vp9(320, 180), vp9(180, 320), "vp09")]
+    {
+        let (mut track, next) = (format(&first), format(&next));
+        assert!(track.go_on(&next), "{first}");
+        assert_eq!(entry_of(&track), (kind.to_owned(), 320, 320), "{first}");
+        assert_eq!(track.display, (320 << 16, 320 << 16), "{first}");
+        let changed = track.clone();
+        assert!(track.go_on(&format(&first)) && track == changed, "back to {first}");
+    }
+    let mut same = format(&h264((320, 180)));
+    assert!(same.go_on(&format(&h264((320, 180)))));
+    assert_eq!(entry_of(&same).0, "avc1");
+    assert!(!same.go_on(&format(&vp9(320, 180))));
+    let mut aac = format(AAC_CAPS);
+    assert!(!aac.go_on(&format(AAC_OTHER)) && aac == format(AAC_CAPS));
+}
+
 #[test]
 fn a_pad_that_never_starts_is_an_error_not_a_leak() {
     let bench = Bench::new(&["audio_%u", "video_%u"]);
