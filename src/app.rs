@@ -2,6 +2,7 @@
 
 mod facts;
 mod rules;
+mod ways_in;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
@@ -9,10 +10,7 @@ use crate::{
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, Publishing},
-    ingest::{
-        rtmp::{RtmpLimits, RtmpServer},
-        whip::{WhipServer, WhipSettings},
-    },
+    ingest::tls::TlsError,
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{Recorder, make_whole},
 };
@@ -21,11 +19,9 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinHandle,
@@ -34,6 +30,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use rules::check;
+
+use ways_in::{Listeners, WaysIn};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -49,6 +47,8 @@ pub enum AppError {
     Library(#[from] LibraryError),
     #[error("cannot listen on {address} ([listen] {key}): {source}")]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("[paths] state: {}: {source}", path.display())]
     State { path: PathBuf, source: io::Error },
     #[error("[paths] state: another reeld runs with {}; end it, or give this one a folder of its own", path.display())]
@@ -56,6 +56,9 @@ pub enum AppError {
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
 }
+
+/// How long publishers may take to be told that they are ended.
+const PUBLISHERS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the last steps of the end may take each.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -66,8 +69,7 @@ pub struct App {
     _state: facts::State,
     library: Library,
     deliveries: Deliveries,
-    rtmp: Arc<RtmpServer>,
-    whip: Arc<WhipServer>,
+    ways_in: WaysIn,
     control: Control,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -122,14 +124,20 @@ impl App {
         let totals = recorder.totals();
         let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize);
 
-        let rtmp_listener = listen("rtmp", config.listen.rtmp).await?;
-        let http_listener = listen("http", config.listen.http).await?;
-        let addresses = Addresses { http: http_listener.local_addr()?, rtmp: rtmp_listener.local_addr()? };
-        let rtmp = Arc::new(RtmpServer::new(hub.clone(), rtmp_limits(&config)));
-        let whip = Arc::new(WhipServer::new(hub.clone(), whip_settings(&config)));
+        let listeners = Listeners::bind(&config).await?;
+        let http_listener = ways_in::listen("http", config.listen.http).await?;
+        let rtmps = listeners.rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+        let addresses = Addresses {
+            http: http_listener.local_addr()?,
+            rtmp: listeners.rtmp.local_addr()?,
+            rtmps,
+            rtsp: listeners.rtsp.local_addr()?,
+        };
+        let ways_in = WaysIn::new(&hub, &config);
 
-        let facts = facts_of(&config, addresses.clone(), rtmp.clone());
-        let control = Control::new(hub.clone(), recorder, library.clone(), first, facts);
+        let facts = facts_of(&config, addresses.clone(), ways_in.clone());
+        let sources = ways_in.sources.clone();
+        let control = Control::new(hub.clone(), recorder, library.clone(), sources, first, facts);
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -138,17 +146,16 @@ impl App {
             rules::follow(&reload, &paths, &mut changes, &mut hangup).await;
         });
 
-        let server = rtmp.clone();
-        tokio::spawn(async move { server.serve(rtmp_listener).await });
+        ways_in.serve(listeners, &config);
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), rtmp.clone(), whip.clone(), totals);
-        let routes = crate::api::routes(control.clone(), whip.clone(), metrics.into_text());
+        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals);
+        let routes = crate::api::routes(control.clone(), ways_in.whip.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, rtmp, whip, control, http_stop, http })
+        Ok(Self { config, _state: state, library, deliveries, ways_in, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -159,8 +166,7 @@ impl App {
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         let left = || deadline.saturating_duration_since(Instant::now());
-        let publishers = left().min(Duration::from_secs(5));
-        tokio::join!(self.rtmp.stop(publishers), self.whip.stop(publishers));
+        self.ways_in.stop(left().min(PUBLISHERS_LIMIT)).await;
         let finished = self.control.shut_down(left()).await;
         if !finished {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
@@ -193,33 +199,11 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
     }
 }
 
-async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
-}
-
-fn rtmp_limits(config: &DaemonConfig) -> RtmpLimits {
-    RtmpLimits {
-        handshake_timeout: config.limits.handshake_timeout,
-        publisher_timeout: config.limits.publisher_timeout,
-        max_connections: config.limits.max_connections,
-        max_message_bytes: config.limits.max_message_bytes as usize,
-    }
-}
-
-fn whip_settings(config: &DaemonConfig) -> WhipSettings {
-    WhipSettings {
-        webrtc: config.webrtc.clone(),
-        connect_timeout: config.limits.connect_timeout,
-        publisher_timeout: config.limits.publisher_timeout,
-        max_sessions: config.limits.max_connections,
-    }
-}
-
-fn facts_of(config: &DaemonConfig, addresses: Addresses, rtmp: Arc<RtmpServer>) -> Facts {
+fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(&config.limits),
-        connections: Box::new(move || rtmp.stats().connections),
+        connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
     }
 }

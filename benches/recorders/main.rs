@@ -15,6 +15,7 @@ mod peers;
 mod process;
 mod report;
 mod run;
+mod whip;
 
 use std::{
     path::{Path, PathBuf},
@@ -72,6 +73,9 @@ enum Part {
     /// Push the streams
     #[command(hide = true)]
     Load(load::Options),
+    /// Push the streams by WebRTC
+    #[command(hide = true)]
+    WhipLoad(whip::Options),
     /// Receive and write bytes, no protocol: what any recorder has to pay
     #[command(hide = true)]
     Floor(floor::Options),
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.part {
         Some(Part::Load(options)) => load::run(options).map(|()| true),
+        Some(Part::WhipLoad(options)) => whip::run(options).map(|()| true),
         Some(Part::Floor(options)) => floor::run(options).map(|()| true),
         Some(Part::Exec(options)) => process::exec(options).map(|()| true),
         None if !cli.bench => {
@@ -126,7 +131,7 @@ fn compare(cli: &Cli) -> Result<bool> {
             eprintln!("round {}/{}: {streams} streams into {}", round + 1, cli.rounds, peer.name());
             match run::measure(&plan, peer, streams) {
                 Ok(sample) => {
-                    sound &= peer != Peer::Reeld || sample.complete == streams;
+                    sound &= !peer.is_reeld() || sample.complete == streams;
                     cells.push(Cell { round, peer, streams, sample });
                 }
                 Err(error) => {

@@ -18,6 +18,10 @@ const NGINX_RTMP_MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
 pub enum Peer {
     /// This project's daemon, recording to MP4
     Reeld,
+    /// The same, fed by WebRTC publishers; Opus is transcoded to AAC
+    ReeldWhip,
+    /// The same with Opus kept
+    ReeldWhipOpus,
     /// nginx with its RTMP module, recording to FLV
     Nginx,
     /// One ffmpeg for each stream, recording to MP4
@@ -58,6 +62,8 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Self::Reeld => "reeld (MP4)",
+            Self::ReeldWhip => "reeld (WebRTC to MP4, AAC)",
+            Self::ReeldWhipOpus => "reeld (WebRTC to MP4, Opus)",
             Self::Nginx => "nginx-rtmp (FLV)",
             Self::Ffmpeg => "ffmpeg (MP4)",
             Self::Floor => "floor (raw bytes)",
@@ -67,7 +73,7 @@ impl Peer {
     /// What has to be installed first, or `None` when the peer can run.
     pub fn missing(self, tools: &Tools) -> Option<String> {
         match self {
-            Self::Reeld if !tools.reeld.is_file() => {
+            Self::Reeld | Self::ReeldWhip | Self::ReeldWhipOpus if !tools.reeld.is_file() => {
                 Some(format!("{} is not there (cargo build --release)", tools.reeld.display()))
             }
             Self::Nginx if !Path::new(NGINX_RTMP_MODULE).is_file() || !runs("nginx", "-v") => {
@@ -85,6 +91,15 @@ impl Peer {
         self == Self::Ffmpeg
     }
 
+    pub fn is_reeld(self) -> bool {
+        matches!(self, Self::Reeld | Self::ReeldWhip | Self::ReeldWhipOpus)
+    }
+
+    /// Whether the streams come by WebRTC.
+    pub fn is_whip(self) -> bool {
+        matches!(self, Self::ReeldWhip | Self::ReeldWhipOpus)
+    }
+
     /// Whether the streams come without RTMP.
     pub fn is_raw(self) -> bool {
         self == Self::Floor
@@ -93,7 +108,7 @@ impl Peer {
     /// Where stream `number` is when its recording is final.
     pub fn recording(self, folder: &Path, number: u32) -> PathBuf {
         let extension = match self {
-            Self::Reeld | Self::Ffmpeg => "mp4",
+            Self::Reeld | Self::ReeldWhip | Self::ReeldWhipOpus | Self::Ffmpeg => "mp4",
             Self::Nginx => "flv",
             Self::Floor => "raw",
         };
@@ -106,7 +121,9 @@ impl Peer {
         fs::create_dir_all(folder.join("records")).context("cannot make the records folder")?;
         let port = ports.first().copied().context("no port")?;
         let processes = match self {
-            Self::Reeld => vec![start_reeld(tools, folder, port, spare, &log)?],
+            Self::Reeld => vec![start_reeld(tools, folder, port, spare, "auto", &log)?],
+            Self::ReeldWhip => vec![start_reeld(tools, folder, spare, port, "auto", &log)?],
+            Self::ReeldWhipOpus => vec![start_reeld(tools, folder, spare, port, "passthrough", &log)?],
             Self::Nginx => vec![start_nginx(folder, port, &log)?],
             Self::Floor => {
                 let records = folder.join("records").display().to_string();
@@ -130,7 +147,7 @@ fn runs(program: &str, argument: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn start_reeld(tools: &Tools, folder: &Path, port: u16, http: u16, log: &Path) -> Result<Owned> {
+fn start_reeld(tools: &Tools, folder: &Path, port: u16, http: u16, audio: &str, log: &Path) -> Result<Owned> {
     for name in ["hooks", "state"] {
         fs::create_dir_all(folder.join(name)).context("cannot make a folder for reeld")?;
     }
@@ -138,14 +155,19 @@ fn start_reeld(tools: &Tools, folder: &Path, port: u16, http: u16, log: &Path) -
     let config = folder.join("reeld.toml");
     let properties = folder.join("reeld.properties");
     let mut text = String::new();
-    writeln!(text, "[listen]\nhttp = \"127.0.0.1:{http}\"\nrtmp = \"127.0.0.1:{port}\"\n\n[paths]")?;
+    writeln!(
+        text,
+        "[listen]\nhttp = \"127.0.0.1:{http}\"\nrtmp = \"127.0.0.1:{port}\"\nrtsp = \"127.0.0.1:0\"\n\n[paths]"
+    )?;
     for name in ["records", "hooks", "state"] {
         writeln!(text, "{name} = {}", quoted(&folder.join(name)))?;
     }
     writeln!(text, "pipelines = {}\n\n[policy]\nfile = {}", quoted(&tools.pipelines), quoted(&properties))?;
     fs::write(&config, text).context("cannot write reeld.toml")?;
-    let policy =
-        "record_flash_published_streams=true\nstream_record_policy=streamName\non_record_hook_script=\n";
+    let policy = format!(
+        "record_flash_published_streams=true\nrecord_webrtc_streams=always\nrecord_audio={audio}\n\
+         stream_record_policy=streamName\non_record_hook_script=\n"
+    );
     fs::write(&properties, policy).context("cannot write reeld.properties")?;
     let args = ["serve", "--config", &config.display().to_string()].map(str::to_owned);
     let reeld = tools.reeld.canonicalize().context("cannot find reeld")?;

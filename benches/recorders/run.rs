@@ -98,7 +98,10 @@ impl Generator {
         let (length, spread) = (plan.length.as_millis().to_string(), SPREAD.as_millis().to_string());
         let input = plan.input.canonicalize().context("cannot find the input")?.display().to_string();
         let streams = streams.to_string();
-        let mut args = vec!["load", "--input", &input, "--ports", &ports, "--streams", &streams];
+        let mut args = match peer.is_whip() {
+            true => vec!["whip-load", "--port", &ports, "--streams", &streams],
+            false => vec!["load", "--input", &input, "--ports", &ports, "--streams", &streams],
+        };
         args.extend(["--length-ms", &length, "--spread-ms", &spread]);
         if peer.is_raw() {
             args.push("--raw");

@@ -6,6 +6,7 @@
 use super::{
     Answer, allow,
     body::{body, json, parse},
+    flashphoner_pull,
     problem::{Kind, Problem, quoted},
     to_the_end,
 };
@@ -37,6 +38,10 @@ pub(super) fn routes(
 }
 
 async fn answer(path: Tail, method: Method, body: Result<Bytes, Problem>, control: Control) -> Answer {
+    if let Some(call) = flashphoner_pull::Call::parse(path.as_str()) {
+        allow(&method, "POST")?;
+        return call.answer(&body?, control).await;
+    }
     let call = Call::parse(path.as_str()).ok_or_else(unknown_call)?;
     allow(&method, "POST")?;
     let body = body?;
@@ -77,7 +82,8 @@ impl Call {
 fn unknown_call() -> Problem {
     let known = "stream/startRecording, stream/stopRecording, stream/find, stream/find_all, stream/terminate, \
                  recorder/startup, recorder/terminate, recorder/find_all";
-    Problem::new(Kind::NotFound, format!("no such call; /rest-api has {known}"))
+    let pull = flashphoner_pull::Call::KNOWN;
+    Problem::new(Kind::NotFound, format!("no such call; /rest-api has {known}, {pull}"))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -208,7 +214,7 @@ impl StreamFilter {
 }
 
 /// A boolean that may be written as a string.
-fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+pub(super) fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected true or false")]
     enum Written {
@@ -300,7 +306,7 @@ fn audio_codec(track: &SessionTrack) -> String {
     }
 }
 
-fn found<T: Serialize>(items: &[T], none: &str) -> Answer {
+pub(super) fn found<T: Serialize>(items: &[T], none: &str) -> Answer {
     if items.is_empty() {
         return Err(Problem::new(Kind::NotFound, none));
     }
@@ -308,7 +314,7 @@ fn found<T: Serialize>(items: &[T], none: &str) -> Answer {
 }
 
 /// 200 without a body.
-fn void() -> Response {
+pub(super) fn void() -> Response {
     StatusCode::OK.into_response()
 }
 

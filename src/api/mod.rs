@@ -6,10 +6,12 @@
 
 mod body;
 mod flashphoner;
+mod flashphoner_pull;
 mod health;
 mod problem;
 mod query;
 mod server;
+mod sources;
 mod v1;
 mod whip;
 
@@ -39,6 +41,8 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     let resources = v1::routes(control.clone())
+        .or(sources::routes(control.clone()))
+        .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
         .or(whip::routes(whip))
@@ -73,23 +77,29 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::BadParameter
         | Kind::BadTemplate
         | Kind::BadCursor
-        | Kind::NotSupported
+        | Kind::BadSource
         | Kind::BadName
         | Kind::BadSdp
-        | Kind::BadFragment => StatusCode::BAD_REQUEST,
-        Kind::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
-        Kind::UnusableOffer | Kind::NoIceRestart => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::IfMatchMissing => StatusCode::PRECONDITION_REQUIRED,
-        Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
-        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording => StatusCode::NOT_FOUND,
+        | Kind::BadFragment
+        | Kind::NotSupported => StatusCode::BAD_REQUEST,
+        Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
+        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
+            StatusCode::NOT_FOUND
+        }
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::NotPublishing
         | Kind::AlreadyRecording
         | Kind::NotRecording
         | Kind::RecordingOff
-        | Kind::NameTaken => StatusCode::CONFLICT,
+        | Kind::NameTaken
+        | Kind::SourceTaken
+        | Kind::TooManySources => StatusCode::CONFLICT,
+        Kind::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+        Kind::UnusableOffer | Kind::NoIceRestart => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::IfMatchMissing => StatusCode::PRECONDITION_REQUIRED,
+        Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::ShuttingDown | Kind::NotReady | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
@@ -117,6 +127,12 @@ impl From<ControlError> for Problem {
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
+            ControlError::UnknownSource(_) => Kind::UnknownSource,
+            ControlError::BadSource(_) => Kind::BadSource,
+            ControlError::SourceNotSupported(_) => Kind::NotSupported,
+            ControlError::SourceNotAllowed(_) => Kind::SourceNotAllowed,
+            ControlError::SourceTaken(_) => Kind::SourceTaken,
+            ControlError::TooManySources(_) => Kind::TooManySources,
             ControlError::Failed(_) => Kind::Failed,
         };
         Problem::new(kind, error.to_string())
@@ -152,7 +168,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::RecordingId, media::MediaSessionId};
+    use crate::{
+        control::{RecordingId, SourceId},
+        media::MediaSessionId,
+    };
 
     #[test]
     fn every_control_error_has_its_status_in_both_dialects() {
@@ -168,6 +187,12 @@ mod tests {
             (ControlError::UnknownRecording(recording), 404, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
+            (ControlError::UnknownSource(SourceId::random()), 404, 404),
+            (ControlError::BadSource("uri".into()), 400, 400),
+            (ControlError::SourceNotSupported("rtsps".into()), 400, 400),
+            (ControlError::SourceNotAllowed("link-local".into()), 403, 403),
+            (ControlError::SourceTaken("uri".into()), 409, 409),
+            (ControlError::TooManySources("5".into()), 409, 409),
             (ControlError::Failed("disk".into()), 500, 500),
         ];
         for (error, own, theirs) in table {

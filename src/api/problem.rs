@@ -31,6 +31,11 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/already-recording` | 409 | the session is being recorded |
 /// | `/problems/not-recording` | 409 | the session is not being recorded |
 /// | `/problems/recording-off` | 409 | the policy's master switch is off |
+/// | `/problems/unknown-source` | 404 | no source has this id |
+/// | `/problems/bad-source` | 400 | the URI or the stream name of a source cannot be |
+/// | `/problems/source-not-allowed` | 403 | `[limits] allow_sources` does not allow its host |
+/// | `/problems/source-taken` | 409 | the URI is pulled already |
+/// | `/problems/too-many-sources` | 409 | `[limits] max_sources` are pulled already |
 /// | `/problems/shutting-down` | 503 | the daemon is stopping |
 /// | `/problems/wrong-type` | 415 | the body is not of the type that this call takes |
 /// | `/problems/not-acceptable` | 406 | `Accept` does not take what this call answers |
@@ -62,6 +67,11 @@ pub(super) enum Kind {
     AlreadyRecording,
     NotRecording,
     RecordingOff,
+    UnknownSource,
+    BadSource,
+    SourceNotAllowed,
+    SourceTaken,
+    TooManySources,
     WrongType,
     NotAcceptable,
     BadName,
@@ -97,6 +107,11 @@ impl Kind {
             Kind::AlreadyRecording => ("/problems/already-recording", "Session is already recorded"),
             Kind::NotRecording => ("/problems/not-recording", "Session is not recorded"),
             Kind::RecordingOff => ("/problems/recording-off", "Recording is switched off"),
+            Kind::UnknownSource => ("/problems/unknown-source", "No such source"),
+            Kind::BadSource => ("/problems/bad-source", "Source cannot be pulled"),
+            Kind::SourceNotAllowed => ("/problems/source-not-allowed", "Host not allowed"),
+            Kind::SourceTaken => ("/problems/source-taken", "Source is already pulled"),
+            Kind::TooManySources => ("/problems/too-many-sources", "Too many sources"),
             Kind::WrongType => ("/problems/wrong-type", "Wrong media type"),
             Kind::NotAcceptable => ("/problems/not-acceptable", "Not acceptable"),
             Kind::BadName => ("/problems/bad-name", "Bad stream name"),
@@ -148,7 +163,7 @@ impl Problem {
     pub(super) fn unknown_path() -> Self {
         Self::new(
             Kind::NotFound,
-            "nothing is at this path; the API is at /api/v1 (sessions, recordings, server) and /rest-api",
+            "nothing is at this path; the API is at /api/v1 (sessions, recordings, sources, server) and /rest-api",
         )
     }
 

@@ -1,11 +1,11 @@
 //! What the daemon tells about itself: addresses, limits, metrics, and its state to systemd.
 
 use super::AppError;
+use super::ways_in::WaysIn;
 use crate::{
     config::Limits,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    ingest::{rtmp::RtmpServer, whip::WhipServer},
     record::Totals,
     telemetry::Metrics,
 };
@@ -67,13 +67,8 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
     }
 }
 
-pub(super) fn metrics(
-    hub: Hub,
-    control: Control,
-    rtmp: Arc<RtmpServer>,
-    whip: Arc<WhipServer>,
-    totals: Arc<Totals>,
-) -> Metrics {
+pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<Totals>) -> Metrics {
+    let WaysIn { rtmp, rtsp, whip, .. } = ways_in.clone();
     let mut metrics = Metrics::default();
     let total = |pick: fn(&Totals) -> &AtomicU64| {
         let totals = totals.clone();
@@ -84,6 +79,12 @@ pub(super) fn metrics(
     metrics.gauge("rtmp_connections", "Open RTMP connections.", move || server.stats().connections as u64);
     metrics.counter("rtmp_accepted", "RTMP connections accepted.", move || rtmp.stats().accepted);
     metrics.counter("rtmp_refused", "RTMP connections refused: max_connections.", move || {
+        refusing.stats().refused
+    });
+    let (server, refusing) = (rtsp.clone(), rtsp.clone());
+    metrics.gauge("rtsp_connections", "Open RTSP connections.", move || server.stats().connections as u64);
+    metrics.counter("rtsp_accepted", "RTSP connections accepted.", move || rtsp.stats().accepted);
+    metrics.counter("rtsp_refused", "RTSP connections refused: max_connections.", move || {
         refusing.stats().refused
     });
     let (sessions, accepting) = (whip.clone(), whip.clone());
@@ -119,7 +120,8 @@ pub(super) fn metrics(
 
 /// Tells systemd that the daemon is ready, and from then on that it is alive.
 pub(super) fn notify_ready(addresses: &Addresses) {
-    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, "ready");
+    let rtmps = addresses.rtmps.map(tracing::field::display);
+    tracing::info!(http = %addresses.http, rtmp = %addresses.rtmp, rtmps, rtsp = %addresses.rtsp, "ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let Some(period) = sd_notify::watchdog_enabled() else { return };

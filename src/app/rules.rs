@@ -5,6 +5,7 @@ use crate::{
     config::{self, DaemonConfig, Watcher},
     control::{Control, Rules},
     gst,
+    ingest::tls::Certificate,
 };
 use std::path::Path;
 use tokio::{signal::unix::Signal, sync::mpsc};
@@ -16,7 +17,15 @@ pub fn check(given: Option<&Path>) -> Result<String, String> {
     gst::init().map_err(|e| e.to_string())?;
     let (config, mut warnings) = DaemonConfig::load(&file).map_err(|problems| lines(&problems))?;
     let rules = Rules::load(&config.policy_file, &config.paths.pipelines);
-    let (rules, more) = rules.map_err(|problems| problems.join("\n"))?;
+    let certificate = config.tls.as_ref().map_or(Ok(()), |files| Certificate::load(files).map(drop));
+    let certificate = certificate.map_err(|e| format!("{}: {e}", file.display())).err();
+    let (rules, more) = match (rules, certificate) {
+        (Ok(rules), None) => rules,
+        (rules, certificate) => {
+            let problems = rules.err().unwrap_or_default();
+            return Err(problems.into_iter().chain(certificate).collect::<Vec<_>>().join("\n"));
+        }
+    };
     let mut said: Vec<String> = warnings.drain(..).map(|w| w.to_string()).chain(more).collect();
     let containers = rules.templates.containers().collect::<Vec<_>>().join(", ");
     let (file, policy) = (file.display(), rules.file.display());

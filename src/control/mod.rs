@@ -2,15 +2,18 @@
 
 mod objects;
 mod rules;
+mod sources;
 pub mod whip;
 
 pub use crate::library::{Filter, Page, Recording, RecordingId, Status};
 pub use objects::*;
 pub use rules::Rules;
+pub use sources::{NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
     config::{NameTemplate, WebrtcRecording},
     hub::{Hub, Publishing, Stream, Subscriber},
+    ingest::source::Sources,
     library::{Library, LibraryError},
     media::{MediaSessionId, Protocol, Track},
     record::{Order, Recorder, Running},
@@ -52,6 +55,19 @@ pub enum ControlError {
     BadCursor,
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
+    #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
+    UnknownSource(SourceId),
+    /// Something to pull that cannot be: a wrong URI or stream name.
+    #[error("{0}")]
+    BadSource(String),
+    #[error("{0}")]
+    SourceNotSupported(String),
+    #[error("{0}")]
+    SourceNotAllowed(String),
+    #[error("{0}")]
+    SourceTaken(String),
+    #[error("{0}")]
+    TooManySources(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -91,6 +107,7 @@ struct Inner {
     hub: Hub,
     recorder: Recorder,
     library: Library,
+    sources: Sources,
     facts: Facts,
     rules: RwLock<Arc<Rules>>,
     active: Mutex<HashMap<MediaSessionId, Active>>,
@@ -105,11 +122,19 @@ struct Active {
 }
 
 impl Control {
-    pub fn new(hub: Hub, recorder: Recorder, library: Library, rules: Rules, facts: Facts) -> Self {
+    pub fn new(
+        hub: Hub,
+        recorder: Recorder,
+        library: Library,
+        sources: Sources,
+        rules: Rules,
+        facts: Facts,
+    ) -> Self {
         let inner = Inner {
             hub,
             recorder,
             library,
+            sources,
             facts,
             rules: RwLock::new(Arc::new(rules)),
             active: Mutex::default(),
@@ -254,7 +279,7 @@ impl Control {
         Ok(self.describe(&*self.stream(id)?))
     }
 
-    /// Ends the publisher's connection.
+    /// Ends the publisher's connection. A pulled stream is not pulled again: its source is removed.
     pub fn end_session(&self, id: MediaSessionId) -> Result<(), ControlError> {
         self.stream(id)?.kick();
         Ok(())

@@ -109,6 +109,10 @@ pub struct ServerInfo {
 pub struct Addresses {
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
+    pub rtsp: SocketAddr,
+    /// Where it is offered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmps: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -156,6 +156,11 @@ impl Stream {
         self.kicked.cancel();
     }
 
+    /// Done when someone asked the stream to end.
+    pub async fn kicked(&self) {
+        self.kicked.cancelled().await;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,7 +199,7 @@ impl Publisher {
 
     /// Done when someone asked the stream to end.
     pub async fn kicked(&self) {
-        self.stream.kicked.cancelled().await;
+        self.stream.kicked().await;
     }
 
     /// The tracks that the frames published from now on belong to: before the first frame, and again when a

@@ -11,6 +11,7 @@ pub use av1::av1c;
 pub use h264::{H264Sps, avcc};
 pub use h265::{H265Sps, hvcc};
 
+use super::rtp::depay::{vp8, vp9};
 use crate::media::{Codec, VideoSize};
 use gstreamer as gst;
 
@@ -28,18 +29,19 @@ const MAX_CONFIG_BYTES: usize = 64 << 10;
 /// Caps of a video track, with width and height where the configuration tells them.
 ///
 /// `config`: the body of a sequence header: `avcC` (ISO/IEC 14496-15, 5.3.3), `hvcC` (8.3.3) or `av1C`;
-/// of VP8 and VP9 anything, it is not read. `size` is `None` for VP8, VP9, an `av1C` without sequence header and a
+/// of VP8 and VP9 a key frame. `size` is `None` for an `av1C` without sequence header and a
 /// parameter set that cannot be read; a muxer to MP4 then needs it from elsewhere (`onMetaData`).
 pub fn video_track_caps(codec: Codec, config: &[u8]) -> Result<(gst::Caps, Option<VideoSize>), CapsError> {
-    if config.len() > MAX_CONFIG_BYTES {
+    let frame = matches!(codec, Codec::Vp8 | Codec::Vp9);
+    if config.len() > MAX_CONFIG_BYTES && !frame {
         return Err(CapsError { codec, what: "longer than 64 KiB" });
     }
     let (caps, size) = match codec {
         Codec::H264 => h264(config)?,
         Codec::H265 => h265(config)?,
         Codec::Av1 => av1(config)?,
-        Codec::Vp8 => (gst::Caps::builder("video/x-vp8"), None),
-        Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), None),
+        Codec::Vp8 => (gst::Caps::builder("video/x-vp8"), vp8::key_frame_size(config)),
+        Codec::Vp9 => (gst::Caps::builder("video/x-vp9"), vp9::key_frame_size(config).flatten()),
         _ => return Err(CapsError { codec, what: "not a video codec" }),
     };
     // webmmux takes no caps without a frame rate; 0/1 is one that varies.

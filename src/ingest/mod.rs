@@ -3,6 +3,9 @@
 pub mod caps;
 pub mod rtmp;
 pub mod rtp;
+pub mod rtsp;
+pub mod source;
+pub mod tls;
 pub mod whip;
 
 mod drain;

@@ -97,6 +97,12 @@ impl Timeline {
         TimelineStep { dts_ns: self.advance(track, out_ns), jump }
     }
 
+    /// As [`resume`](Self::resume), on a new clock of 32-bit milliseconds.
+    pub fn resume_ms(&mut self, raw_ms: u32) -> u64 {
+        self.raw_ms = None;
+        self.resume(i64::from(raw_ms) * NS_PER_MS)
+    }
+
     /// The sender came back after an absence that is left out: `raw_ns` on its new clock goes behind all that has been
     /// given out. Returns where that is, ns of the running time.
     pub fn resume(&mut self, raw_ns: i64) -> u64 {

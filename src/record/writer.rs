@@ -236,10 +236,22 @@ fn track_entry(
         .ok_or_else(|| missing("the muxer has no pad for what the elements make"))?;
     let entry = unblocked(pipeline, mux, mux_pad, queues).map_err(|e| missing(&e.to_string()))?;
     source.link(&entry).map_err(|e| missing(&e.to_string()))?;
+    if plan.codec == Codec::Vorbis {
+        skip_headers(&source);
+    }
     if plan.codec != track.codec {
         smooth(&source, plan.codec == Codec::Aac);
     }
     bin.static_pad("sink").ok_or_else(|| missing("the elements have no open sink pad"))
+}
+
+/// Leaves out the headers that Vorbis comes with: they are in the caps, where muxers take them from, and `webmmux`
+/// counts their missing times into the length of the file.
+fn skip_headers(source: &gst::Pad) {
+    source.add_probe(gst::PadProbeType::BUFFER, |_, info| match info.buffer() {
+        Some(buffer) if buffer.flags().contains(gst::BufferFlags::HEADER) => gst::PadProbeReturn::Drop,
+        _ => gst::PadProbeReturn::Ok,
+    });
 }
 
 /// What an audio encoder's timestamps are measured against.

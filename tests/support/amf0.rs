@@ -12,6 +12,8 @@ pub enum Value {
     Boolean(bool),
     String(String),
     Object(Vec<(String, Value)>),
+    /// A strict array.
+    Array(Vec<Value>),
     Null,
 }
 
@@ -91,6 +93,11 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
             }
             out.extend([0, 0, 9]);
         }
+        Value::Array(values) => {
+            out.push(10);
+            out.extend((values.len() as u32).to_be_bytes());
+            values.iter().for_each(|value| write_value(out, value));
+        }
         Value::Null => out.push(5),
     }
 }
@@ -114,6 +121,11 @@ fn read_value(rest: &mut &[u8], depth: usize) -> Result<Value, Amf0Error> {
         8 => {
             take::<4>(rest)?;
             read_properties(rest, depth)
+        }
+        10 => {
+            let count = u32::from_be_bytes(take(rest)?);
+            let values: Result<_, _> = (0..count).map(|_| read_value(rest, depth + 1)).collect();
+            values.map(Value::Array)
         }
         marker => Err(Amf0Error::Marker(marker)),
     }
@@ -156,6 +168,7 @@ mod tests {
             Value::Object(vec![
                 ("app".into(), Value::string("live")),
                 ("inner".into(), Value::Object(vec![("yes".into(), Value::Boolean(true))])),
+                ("list".into(), Value::Array(vec![Value::string("hvc1"), Value::Null])),
             ]),
             Value::Null,
         ];

@@ -18,8 +18,12 @@ pub const BEEP_HZ: u32 = 1000;
 const MAX_APART_MS: f64 = 450.0;
 /// Mean luma of a white picture; testsrc2 and videotestsrc stay far below.
 const WHITE_LUMA: f64 = 200.0;
-/// Part of the loudest millisecond that a beep begins with. Codecs smear an attack: low thresholds hear the smear.
+/// Part of its usual level that a beep begins with. Codecs smear an attack: low thresholds hear the smear.
 const LOUD: f64 = 0.4;
+/// Where the usual level of beeps is among all levels, the lowest being 0: they sound a tenth of the time.
+const USUAL: f64 = 0.95;
+/// How many of the ms after its beginning are loud in a beep, and not in a crack after a lost packet.
+const BEEP_LASTS_MS: usize = 25;
 /// Sound this close after a beep's end is the same beep.
 const SAME_BEEP_MS: f64 = 300.0;
 
@@ -123,17 +127,24 @@ pub fn beeps_ms(file: &Path) -> Vec<f64> {
     );
     let levels = filtered(file, &["-vn", "-af", &filter], "RMS_level=");
     let levels: Vec<_> = levels.into_iter().map(|(at_ms, db)| (at_ms, 10f64.powf(db / 20.0))).collect();
-    let loudest = levels.iter().fold(0.0, |max: f64, (_, level)| max.max(*level));
+    let mut sorted: Vec<_> = levels.iter().map(|(_, level)| *level).collect();
+    sorted.sort_by(f64::total_cmp);
+    let Some(usual) = sorted.get((sorted.len() as f64 * USUAL) as usize).filter(|usual| **usual > 0.0) else {
+        return Vec::new();
+    };
+    let is_loud = |(_, level): &&(f64, f64)| *level >= LOUD * usual;
     let mut onsets = Vec::new();
     let mut last_loud = f64::NEG_INFINITY;
-    for (at_ms, level) in levels {
-        if level < LOUD * loudest || level == 0.0 {
+    for (index, level) in levels.iter().enumerate().filter(|(_, level)| is_loud(level)) {
+        let follows = levels[index..].iter().take(2 * BEEP_LASTS_MS).filter(is_loud).count();
+        let new = level.0 - last_loud > SAME_BEEP_MS;
+        if new && follows < BEEP_LASTS_MS {
             continue;
         }
-        if at_ms - last_loud > SAME_BEEP_MS {
-            onsets.push(at_ms);
+        if new {
+            onsets.push(level.0);
         }
-        last_loud = at_ms;
+        last_loud = level.0;
     }
     onsets
 }

@@ -50,7 +50,7 @@ impl House {
         let dir = TempDir::with_prefix("reeld-test-").expect("a temporary folder");
         let pipelines = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
         let toml = format!(
-            "[listen]\nhttp = \"127.0.0.1:0\"\nrtmp = \"127.0.0.1:0\"\n\
+            "[listen]\nhttp = \"127.0.0.1:0\"\nrtmp = \"127.0.0.1:0\"\nrtsp = \"127.0.0.1:0\"\n\
              [paths]\nrecords = \"records\"\nhooks = \"hooks\"\nstate = \"state\"\npipelines = {pipelines:?}\n\
              [policy]\nfile = \"reeld.properties\"\n[limits]\n{limits}\n"
         );
@@ -116,14 +116,14 @@ impl House {
             .spawn()
             .unwrap_or_else(|e| panic!("{program}: {e}"));
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut daemon = Daemon { child, log, http: unknown, rtmp: unknown };
+        let mut daemon = Daemon { child, log, http: unknown, rtmp: unknown, rtsp: unknown };
         let chosen: Value = wait_for("the daemon is ready", SOON, || {
             let ended = daemon.child.try_wait().expect("its state");
             assert!(ended.is_none(), "the daemon ended at once: {ended:?}");
             serde_json::from_slice(&fs::read(&addresses).ok()?).ok()
         });
         let address = |name: &str| chosen[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
-        (daemon.http, daemon.rtmp) = (address("http"), address("rtmp"));
+        (daemon.http, daemon.rtmp, daemon.rtsp) = (address("http"), address("rtmp"), address("rtsp"));
         daemon
     }
 }
@@ -135,6 +135,7 @@ pub struct Daemon {
     log: PathBuf,
     http: SocketAddr,
     rtmp: SocketAddr,
+    rtsp: SocketAddr,
 }
 
 impl Daemon {
@@ -144,6 +145,15 @@ impl Daemon {
 
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    pub fn rtsp(&self) -> SocketAddr {
+        self.rtsp
+    }
+
+    /// RTSP publish URL of `path`, which may have a query.
+    pub fn rtsp_url(&self, path: &str) -> String {
+        format!("rtsp://{}/{path}", self.rtsp)
     }
 
     /// Publish URL of `path`, which may have a query.
@@ -224,6 +234,13 @@ impl Daemon {
         let count =
             |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.child.id())).expect("proc").count();
         (count("task"), count("fd"))
+    }
+
+    /// Open sockets of the process. Unlike its files, they do not depend on how the catalog was asked.
+    pub fn sockets(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("proc");
+        let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
     }
 
     pub fn kill_9(mut self) {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::wait::wait_for;
@@ -80,6 +81,12 @@ impl Publisher {
         let mut errors = String::new();
         self.0.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("its errors");
         (status, errors)
+    }
+
+    /// SIGINT, as ctrl-C sends it.
+    pub fn interrupt(&self) {
+        let pid = Pid::from_raw(self.0.id().cast_signed()).expect("a process id");
+        kill_process(pid, Signal::INT).expect("the publisher runs");
     }
 
     /// Waits until all is sent.

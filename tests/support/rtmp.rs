@@ -101,6 +101,8 @@ pub struct Options {
     pub name: String,
     /// Of what is sent, 1 to 0x7FFFFFFF; announced before `connect`.
     pub chunk_size: usize,
+    /// Members of `connect`'s object beside the usual ones.
+    pub connect: Vec<(String, Value)>,
     /// For each single wait: connecting, each answer, each blocked write.
     pub deadline: Duration,
 }
@@ -108,7 +110,14 @@ pub struct Options {
 impl Options {
     pub fn new(server: SocketAddr, app: &str, name: &str) -> Self {
         let (app, name) = (app.to_owned(), name.to_owned());
-        Self { server, app, name, chunk_size: DEFAULT_CHUNK_SIZE, deadline: DEFAULT_DEADLINE }
+        Self {
+            server,
+            app,
+            name,
+            chunk_size: DEFAULT_CHUNK_SIZE,
+            connect: Vec::new(),
+            deadline: DEFAULT_DEADLINE,
+        }
     }
 }
 
@@ -120,6 +129,7 @@ pub struct Client {
     options: Options,
     transaction: f64,
     stream_id: u32,
+    connected: Option<Command>,
 }
 
 impl Client {
@@ -128,19 +138,26 @@ impl Client {
         let socket = TcpStream::connect_timeout(&options.server, options.deadline)?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(options.deadline))?;
-        let mut client =
-            Self { socket, reader: ChunkReader::default(), options, transaction: 0.0, stream_id: 0 };
+        let mut client = Self {
+            socket,
+            reader: ChunkReader::default(),
+            options,
+            transaction: 0.0,
+            stream_id: 0,
+            connected: None,
+        };
         client.handshake()?;
         client.send_chunk_size()?;
         let text = |value: String| Value::String(value);
-        let object = Value::Object(vec![
+        let mut members = vec![
             ("app".into(), text(client.options.app.clone())),
             ("type".into(), text("nonprivate".into())),
             ("flashVer".into(), text("FMLE/3.0 (compatible; test publisher)".into())),
             ("tcUrl".into(), text(format!("rtmp://{}/{}", client.options.server, client.options.app))),
-        ]);
-        let transaction = client.send_command("connect", 0, vec![object])?;
-        client.wait_result(transaction)?;
+        ];
+        members.extend(client.options.connect.clone());
+        let transaction = client.send_command("connect", 0, vec![Value::Object(members)])?;
+        client.connected = Some(client.wait_result(transaction)?);
         Ok(client)
     }
 
@@ -171,6 +188,11 @@ impl Client {
             "NetStream.Publish.Start" => Ok(()),
             _ => Err(RtmpError::Refused(status)),
         }
+    }
+
+    /// What the server answered to `connect`.
+    pub fn connected(&self) -> Option<&Command> {
+        self.connected.as_ref()
     }
 
     /// The message stream id that `createStream` gave, 0 before it.

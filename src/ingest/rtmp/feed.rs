@@ -1,11 +1,12 @@
 use super::{
     flv::{AudioTag, FlvError, VideoTag, parse_audio, parse_video},
     message::Metadata,
+    multitrack::main_track,
 };
 use crate::{
     hub::{EndReason, Publisher},
     ingest::caps::{CapsError, audio_track_caps, video_track_caps},
-    media::{Codec, Frame, MediaKind, Timeline, Track, TrackId, Tracks, VideoSize},
+    media::{Codec, Frame, Gap, GapKind, MediaKind, Timeline, Track, TrackId, Tracks, VideoSize},
 };
 use gstreamer as gst;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use std::time::Duration;
 const SETTLE_MEDIA_NS: u64 = 1_000_000_000;
 /// The same in wall time, for encoders that send nothing meanwhile.
 const SETTLE_WALL: Duration = Duration::from_millis(1_500);
+/// Most reasons why messages are left out that one publisher gets into the log.
+const MAX_FAULTS_TOLD: usize = 8;
 
 /// Turns the media messages of one publisher into access units and tracks for the hub.
 pub(super) struct Feed {
@@ -27,6 +30,22 @@ pub(super) struct Feed {
     settled: bool,
     /// Messages that could not be used.
     faults: u64,
+    last_fault: Option<FlvError>,
+    faults_told: usize,
+    /// Messages of tracks beside the main one.
+    other_tracks: u64,
+    /// When the last access unit came.
+    last_media: Duration,
+    returning: Returning,
+}
+
+/// The source is back on a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Returning {
+    /// No access unit of the new connection has come.
+    at_first: bool,
+    /// Pictures left out so far: without the key frame that they refer to they cannot be decoded.
+    without_key: Option<u64>,
 }
 
 /// When the first access unit came, and its decoding time.
@@ -36,10 +55,21 @@ struct FirstMedia {
     dts_ns: u64,
 }
 
-/// The payload of a media message without its tag header, as memory of a `gst::Buffer`.
+/// A media message from `offset` on: of its main track, then without its tag header, as memory of a `gst::Buffer`.
 struct Payload {
     message: Vec<u8>,
     offset: usize,
+}
+
+impl Payload {
+    /// `None`: the message is of other tracks only.
+    fn of_main_track(kind: MediaKind, mut message: Vec<u8>) -> Result<Option<Self>, FlvError> {
+        Ok(main_track(kind, &mut message)?.map(|offset| Self { message, offset }))
+    }
+
+    fn from(self, offset: usize) -> Self {
+        Self { offset: self.offset + offset, ..self }
+    }
 }
 
 impl AsRef<[u8]> for Payload {
@@ -59,11 +89,24 @@ impl Feed {
             first_media: None,
             settled: false,
             faults: 0,
+            last_fault: None,
+            faults_told: 0,
+            other_tracks: 0,
+            last_media: Duration::ZERO,
+            returning: Returning::default(),
         }
     }
 
     pub fn publisher(&mut self) -> &mut Publisher {
         &mut self.publisher
+    }
+
+    /// The source came back on a new connection, whose media follows. The timeline goes on without the time between,
+    /// which is told as a gap. Without effect before the first media.
+    pub fn reconnected(&mut self) {
+        if self.first_media.is_some() {
+            self.returning = Returning { at_first: true, without_key: Some(0) };
+        }
     }
 
     pub fn metadata(&mut self, metadata: &Metadata) {
@@ -74,13 +117,21 @@ impl Feed {
 
     /// `now`: monotonic time since any fixed origin. True when the message was of use.
     pub fn video(&mut self, timestamp_ms: u32, payload: Vec<u8>, now: Duration) -> bool {
-        let taken = parse_video(&payload).and_then(|tag| self.take_video(tag, timestamp_ms, payload, now));
+        let taken = Payload::of_main_track(MediaKind::Video, payload).and_then(|payload| {
+            let Some(payload) = payload else { return Ok(self.other_track()) };
+            let tag = parse_video(payload.as_ref())?;
+            self.take_video(tag, timestamp_ms, payload, now).map(|()| true)
+        });
         self.used(taken)
     }
 
     /// As [`video`](Self::video).
     pub fn audio(&mut self, timestamp_ms: u32, payload: Vec<u8>, now: Duration) -> bool {
-        let taken = parse_audio(&payload).and_then(|tag| self.take_audio(tag, timestamp_ms, payload, now));
+        let taken = Payload::of_main_track(MediaKind::Audio, payload).and_then(|payload| {
+            let Some(payload) = payload else { return Ok(self.other_track()) };
+            let tag = parse_audio(payload.as_ref())?;
+            self.take_audio(tag, timestamp_ms, payload, now).map(|()| true)
+        });
         self.used(taken)
     }
 
@@ -105,17 +156,37 @@ impl Feed {
         self.publisher.end(reason);
     }
 
-    /// Messages that could not be used so far. Why the first could not was logged.
+    /// Messages that could not be used so far. Why was logged.
     pub fn faults(&self) -> u64 {
         self.faults
     }
 
-    fn used(&mut self, taken: Result<(), FlvError>) -> bool {
-        let Err(fault) = taken else { return true };
+    /// Why the last message that could not be used could not.
+    pub fn last_fault(&self) -> Option<&FlvError> {
+        self.last_fault.as_ref()
+    }
+
+    fn used(&mut self, taken: Result<bool, FlvError>) -> bool {
+        let fault = match taken {
+            Ok(of_use) => return of_use,
+            Err(fault) => fault,
+        };
         self.faults += 1;
-        if self.faults == 1 {
-            let stream = self.publisher.stream().announce();
-            tracing::warn!(stream = %stream.name, "a media message is left out; more are only counted: {fault}");
+        // Each reason once: every frame of a codec that is not supported has the same.
+        if self.faults_told < MAX_FAULTS_TOLD && self.last_fault.as_ref() != Some(&fault) {
+            self.faults_told += 1;
+            let stream = &self.publisher.stream().announce().name;
+            tracing::warn!(%stream, "a media message is left out; more of its kind are only counted: {fault}");
+        }
+        self.last_fault = Some(fault);
+        false
+    }
+
+    fn other_track(&mut self) -> bool {
+        self.other_tracks += 1;
+        if self.other_tracks == 1 {
+            let stream = &self.publisher.stream().announce().name;
+            tracing::warn!(%stream, "several tracks are sent; track 0 is taken, the others are left out");
         }
         false
     }
@@ -124,17 +195,17 @@ impl Feed {
         &mut self,
         tag: VideoTag,
         ts: u32,
-        payload: Vec<u8>,
+        payload: Payload,
         now: Duration,
     ) -> Result<(), FlvError> {
-        if let Some((codec, config)) = tag.config(&payload) {
+        if let Some((codec, config)) = tag.config(payload.as_ref()) {
             let (caps, size) = video_track_caps(codec, config)?;
             let (caps, size) = with_size(caps, size, self.metadata_size);
             self.set_track(codec, caps, |track| track.size = size);
         }
         let VideoTag::Frame { codec, key, cts_ms, offset } = tag else { return Ok(()) };
         let Some(track) = self.track(codec) else { return Err(no_config(codec)) };
-        self.push(track, ts, cts_ms, key, None, Payload { message: payload, offset }, now);
+        self.push(track, ts, cts_ms, key, None, payload.from(offset), now);
         Ok(())
     }
 
@@ -142,13 +213,13 @@ impl Feed {
         &mut self,
         tag: AudioTag,
         ts: u32,
-        payload: Vec<u8>,
+        payload: Payload,
         now: Duration,
     ) -> Result<(), FlvError> {
         let header = matches!(tag, AudioTag::SequenceHeader { .. });
         let known = matches!(tag, AudioTag::Frame { codec, .. } if self.track(codec).is_some());
         if (header || !known)
-            && let Some((codec, config)) = tag.config(&payload)
+            && let Some((codec, config)) = tag.config(payload.as_ref())
         {
             let found = audio_track_caps(codec, config)?;
             self.set_track(codec, found.caps, |track| {
@@ -158,7 +229,7 @@ impl Feed {
         }
         let AudioTag::Frame { codec, offset } = tag else { return Ok(()) };
         let Some(track) = self.track(codec) else { return Err(no_config(codec)) };
-        let payload = Payload { message: payload, offset };
+        let payload = payload.from(offset);
         let duration = self.audio_duration(track, payload.as_ref().len());
         self.push(track, ts, 0, true, duration, payload, now);
         Ok(())
@@ -178,7 +249,22 @@ impl Feed {
         payload: Payload,
         now: Duration,
     ) {
+        let kind = self.tracks.get(usize::from(track.0)).map(Track::kind);
+        if kind == Some(MediaKind::Video) && self.waits_for_key(key) {
+            return;
+        }
+        if std::mem::take(&mut self.returning.at_first) {
+            let away = now.saturating_sub(self.last_media);
+            let at_ns = self.timeline.resume_ms(timestamp_ms);
+            self.tell(GapKind::Reconnect, at_ns, away.as_millis() as i64, 0);
+        }
+        self.last_media = now;
         let step = self.timeline.step_ms(track, timestamp_ms, now);
+        if kind == Some(MediaKind::Video)
+            && let Some(frames @ 1..) = self.returning.without_key.take()
+        {
+            self.tell(GapKind::PacketLoss, step.dts_ns, 0, frames);
+        }
         self.first_media.get_or_insert(FirstMedia { at: now, dts_ns: step.dts_ns });
         if let Some(gap) = step.jump {
             self.publisher.publish(&mut self.batch);
@@ -194,6 +280,21 @@ impl Feed {
             unit.set_flags(gst::BufferFlags::DELTA_UNIT);
         }
         self.batch.push(Frame { track, buffer });
+    }
+
+    fn waits_for_key(&mut self, key: bool) -> bool {
+        match &mut self.returning.without_key {
+            Some(left_out) if !key => {
+                *left_out += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn tell(&mut self, kind: GapKind, at_ns: u64, by_ms: i64, frames: u64) {
+        self.publisher.publish(&mut self.batch);
+        self.publisher.gap(Gap { kind, at_ms: at_ns / 1_000_000, by_ms, frames, packets: 0 });
     }
 
     /// An AAC access unit has 1024 samples, G.711 a byte per sample; other codecs do not say.

@@ -1,7 +1,10 @@
 //! Bodies of audio and video messages: FLV 10.1 (Annex E.4), HEVC under its customary legacy id, and Enhanced
-//! RTMP v1 and v2 with one track.
+//! RTMP v1 and v2 with one track; [`multitrack`](super::multitrack) makes one of several.
 
-use crate::{ingest::caps::CapsError, media::Codec};
+use crate::{
+    ingest::caps::CapsError,
+    media::{Codec, MediaKind},
+};
 use std::fmt;
 
 /// A codec's four characters (Enhanced RTMP).
@@ -28,12 +31,51 @@ pub enum FlvError {
     VideoCodec { id: u8, name: &'static str },
     #[error("audio codec {id} ({name}) is not supported; send AAC, MP3, G.711, or Opus over Enhanced RTMP")]
     AudioCodec { id: u8, name: &'static str },
-    #[error("{kind} codec {four_cc} is not supported")]
+    #[error("{kind} codec {four_cc}{} is not supported; send {}", in_words(*four_cc), supported(kind))]
     FourCc { kind: &'static str, four_cc: FourCc },
     #[error("{kind} packet type {id} ({name}) of Enhanced RTMP is not supported")]
     PacketType { kind: &'static str, id: u8, name: &'static str },
     #[error(transparent)]
     Config(#[from] CapsError),
+}
+
+fn in_words(four_cc: FourCc) -> &'static str {
+    match &four_cc.0 {
+        b"ac-3" => " (AC-3)",
+        b"ec-3" => " (E-AC-3)",
+        b"fLaC" => " (FLAC)",
+        b"vvc1" => " (H.266/VVC)",
+        _ => "",
+    }
+}
+
+fn supported(kind: &str) -> &'static str {
+    match kind {
+        "video" => "H.264, HEVC, AV1, VP9 or VP8",
+        _ => "AAC, Opus, MP3 or G.711",
+    }
+}
+
+/// Packet types that audio and video number differently.
+#[derive(Clone, Copy)]
+pub(super) struct PacketTypes {
+    pub name: &'static str,
+    pub multitrack: u8,
+    video: bool,
+}
+
+impl PacketTypes {
+    pub fn of(kind: MediaKind) -> Self {
+        match kind {
+            MediaKind::Video => Self { name: "video", multitrack: 6, video: true },
+            MediaKind::Audio => Self { name: "audio", multitrack: 5, video: false },
+        }
+    }
+
+    /// Whether a message that begins with `first` has the header of Enhanced RTMP.
+    pub fn is_enhanced(self, first: u8) -> bool {
+        if self.video { first & 0x80 != 0 } else { first >> 4 == 9 }
+    }
 }
 
 /// What a video message holds. Offsets are into the message's payload, up to its end.
@@ -77,15 +119,15 @@ pub enum AudioTag {
 }
 
 impl VideoTag {
-    /// What [`video_track_caps`](super::caps::video_track_caps) asks for, when this message has it.
-    /// VP8 and VP9 need none: theirs is empty, also at every key frame, for encoders that send no sequence header.
+    /// What [`video_track_caps`](super::caps::video_track_caps) asks for, when this message has it: the sequence header;
+    /// of VP8 and VP9 every key frame, because their header (which some encoders do not send) does not tell the size.
     pub fn config(self, payload: &[u8]) -> Option<(Codec, &[u8])> {
         match self {
-            VideoTag::SequenceHeader { codec: codec @ (Codec::Vp8 | Codec::Vp9), .. }
-            | VideoTag::Frame { codec: codec @ (Codec::Vp8 | Codec::Vp9), key: true, .. } => {
-                Some((codec, &[]))
+            VideoTag::SequenceHeader { codec: Codec::Vp8 | Codec::Vp9, .. } => None,
+            VideoTag::SequenceHeader { codec, offset }
+            | VideoTag::Frame { codec: codec @ (Codec::Vp8 | Codec::Vp9), key: true, offset, .. } => {
+                Some((codec, payload.get(offset..)?))
             }
-            VideoTag::SequenceHeader { codec, offset } => Some((codec, payload.get(offset..)?)),
             _ => None,
         }
     }
@@ -164,6 +206,9 @@ fn enhanced_video(payload: &[u8]) -> Result<VideoTag, FlvError> {
     }
 }
 
+/// The OBU header of a temporal delimiter and its size, 0 (AV1, 5.3 and 5.6).
+const TEMPORAL_DELIMITER: [u8; 2] = [0x12, 0x00];
+
 fn video_frame(
     payload: &[u8],
     codec: Codec,
@@ -171,11 +216,15 @@ fn video_frame(
     at: usize,
     has_cts: bool,
 ) -> Result<VideoTag, FlvError> {
-    let offset = require(payload, if has_cts { at + 3 } else { at }, "video frame")?;
+    let mut offset = require(payload, if has_cts { at + 3 } else { at }, "video frame")?;
     let cts_ms = match payload[at..offset] {
         [a, b, c] => i32::from_be_bytes([a, b, c, 0]) >> 8,
         _ => 0,
     };
+    // Files hold temporal units without their delimiter, which some encoders leave in (AV1 in ISOBMFF, 2.4).
+    if codec == Codec::Av1 && payload[offset..].starts_with(&TEMPORAL_DELIMITER) {
+        offset += TEMPORAL_DELIMITER.len();
+    }
     if offset == payload.len() {
         return Ok(VideoTag::Ignored);
     }
@@ -231,7 +280,7 @@ fn audio_frame(payload: &[u8], codec: Codec, offset: usize) -> AudioTag {
 
 /// Steps over packet modifiers (Enhanced RTMP v2, "ModEx"); gives the packet type behind them and where the
 /// FourCC begins. Each modifier takes at least two bytes, so this ends.
-fn skip_mod_ex(payload: &[u8], mut packet_type: u8) -> Result<(u8, usize), FlvError> {
+pub(super) fn skip_mod_ex(payload: &[u8], mut packet_type: u8) -> Result<(u8, usize), FlvError> {
     const MOD_EX: u8 = 7;
     const WHAT: &str = "packet modifier";
     let mut at = 1;
@@ -272,14 +321,14 @@ fn byte(payload: &[u8], at: usize, what: &'static str) -> Result<u8, FlvError> {
     payload.get(at).copied().ok_or(FlvError::Truncated { what, needed: at + 1, have: payload.len() })
 }
 
-fn require(payload: &[u8], needed: usize, what: &'static str) -> Result<usize, FlvError> {
+pub(super) fn require(payload: &[u8], needed: usize, what: &'static str) -> Result<usize, FlvError> {
     match payload.len() {
         have if have < needed => Err(FlvError::Truncated { what, needed, have }),
         _ => Ok(needed),
     }
 }
 
-fn four_cc(payload: &[u8], at: usize) -> Result<FourCc, FlvError> {
+pub(super) fn four_cc(payload: &[u8], at: usize) -> Result<FourCc, FlvError> {
     let end = require(payload, at + 4, "FourCC")?;
     Ok(FourCc(payload[at..end].try_into().expect("the slice has 4 bytes")))
 }
@@ -336,6 +385,8 @@ mod tests {
             (&[0xA3], "hvc1au", frame(H265, false, 0, 5)),
             (&[0x91], "avc1\0\0\x05au", frame(H264, true, 5, 8)),
             (&[0x91], "av01tu", frame(Av1, true, 0, 5)),
+            (&[0x91], "av01\x12\0tu", frame(Av1, true, 0, 7)),
+            (&[0xA1], "av01\x12\0", Ok(VideoTag::Ignored)),
             (&[0x93], "vp09fr", frame(Vp9, true, 0, 5)),
             (&[0xA1], "vp08fr", frame(Vp8, false, 0, 5)),
             (&[0x92], "av01", Ok(VideoTag::EndOfSequence { codec: Av1 })),
@@ -397,9 +448,14 @@ mod tests {
 
     #[test]
     fn errors_name_the_codec() {
-        let four_cc = FourCc(*b"\0\xFFab");
-        let text = FlvError::FourCc { kind: "video", four_cc }.to_string();
-        assert_eq!(text, r"video codec \x00\xffab is not supported");
+        let text = |kind, four_cc: &[u8; 4]| FlvError::FourCc { kind, four_cc: FourCc(*four_cc) }.to_string();
+        let send = "send H.264, HEVC, AV1, VP9 or VP8";
+        assert_eq!(text("video", b"\0\xFFab"), format!(r"video codec \x00\xffab is not supported; {send}"));
+        let send = "send AAC, Opus, MP3 or G.711";
+        for (four_cc, name) in [(b"ac-3", "AC-3"), (b"ec-3", "E-AC-3"), (b"fLaC", "FLAC")] {
+            let want = format!("audio codec {} ({name}) is not supported; {send}", four_cc.escape_ascii());
+            assert_eq!(text("audio", four_cc), want);
+        }
     }
 
     #[test]
@@ -408,8 +464,8 @@ mod tests {
         let audio = |payload: &'static [u8]| parse_audio(payload).unwrap().config(payload);
         assert_eq!(video(b"\x17\0\0\0\0avcC"), Some((Codec::H264, &b"avcC"[..])));
         assert_eq!(video(b"\x17\x01\0\0\0au"), None);
-        assert_eq!(video(b"\x90vp09vpcC"), Some((Codec::Vp9, &[][..])));
-        assert_eq!(video(b"\x91vp09key"), Some((Codec::Vp9, &[][..])));
+        assert_eq!(video(b"\x90vp09vpcC"), None);
+        assert_eq!(video(b"\x91vp09key"), Some((Codec::Vp9, &b"key"[..])));
         assert_eq!(video(b"\xA1vp09delta"), None);
         assert_eq!(audio(b"\xAF\0asc"), Some((Codec::Aac, &b"asc"[..])));
         assert_eq!(audio(b"\xAF\x01raw"), None);

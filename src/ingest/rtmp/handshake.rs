@@ -7,8 +7,17 @@ const PACKET_BYTES: usize = 1536;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
-    #[error("the peer asks for RTMP version {0}; this server speaks {VERSION} (RTMPE is not supported)")]
-    Version(u8),
+    #[error("the peer asks for RTMP version {version}; this server speaks {VERSION} ({})", version_name(*version))]
+    Version { version: u8 },
+}
+
+fn version_name(version: u8) -> &'static str {
+    /// What a TLS record with a handshake begins with.
+    const TLS: u8 = 0x16;
+    match version {
+        TLS => "this is TLS: rtmps:// has a port of its own, [listen] rtmps",
+        _ => "RTMPE is not supported",
+    }
 }
 
 /// Answers C0 and C1 with S0, S1 and S2, then waits for C2.
@@ -36,7 +45,7 @@ impl Handshake {
             let part = take(input, 1 + PACKET_BYTES - self.c0_c1.len());
             self.c0_c1.extend_from_slice(part);
             match self.c0_c1.first() {
-                Some(&version) if version != VERSION => return Err(HandshakeError::Version(version)),
+                Some(&version) if version != VERSION => return Err(HandshakeError::Version { version }),
                 _ if self.c0_c1.len() <= PACKET_BYTES => return Ok(false),
                 _ => self.answer(out),
             }
@@ -102,7 +111,7 @@ mod tests {
         for version in [0, 6, b'G', 0x16] {
             let mut out = Vec::new();
             let result = Handshake::new(1).read(&mut &[version][..], &mut out);
-            assert_eq!(result, Err(HandshakeError::Version(version)));
+            assert_eq!(result, Err(HandshakeError::Version { version }));
             assert!(out.is_empty());
         }
     }

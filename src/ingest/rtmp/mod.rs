@@ -9,12 +9,19 @@ pub mod chunk;
 pub mod flv;
 pub mod handshake;
 pub mod message;
+pub mod multitrack;
 pub mod publish;
 pub mod session;
 
 mod connection;
 mod feed;
+mod fetch;
+mod pull;
 mod server;
+mod socket;
+mod tags;
+mod takeover;
 
+pub use pull::RtmpPull;
 use server::Shared;
 pub use server::{RtmpLimits, RtmpServer, RtmpStats};

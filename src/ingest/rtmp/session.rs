@@ -16,7 +16,13 @@ const CHUNK_SIZE: u32 = 4_096;
 /// Message streams one connection may create.
 const MAX_STREAMS: u32 = 64;
 /// What Enhanced RTMP clients may send; `FourCC`s of the codecs that `flv` reads.
-const FOUR_CCS: [&str; 7] = ["avc1", "hvc1", "av01", "vp09", "vp08", "Opus", "mp4a"];
+const VIDEO_FOUR_CCS: [&str; 5] = ["avc1", "hvc1", "av01", "vp09", "vp08"];
+const AUDIO_FOUR_CCS: [&str; 3] = ["Opus", "mp4a", ".mp3"];
+/// `FourCcInfoMask.CanForward`: what a recorder does with a codec (Enhanced RTMP v2, connect).
+const CAN_FORWARD: f64 = 4.0;
+/// `CapsExMask.ModEx`: packet modifiers are read. Not Reconnect, which we never ask for, and not Multitrack: of
+/// several tracks only the first is recorded.
+const CAPS_EX: f64 = 4.0;
 
 /// What a message meant to the rest of the server.
 #[derive(Debug, PartialEq)]
@@ -279,8 +285,17 @@ impl Session {
         ];
         if let Some(Value::Array(wanted)) = wish("fourCcList") {
             let wanted: Vec<&str> = wanted.iter().filter_map(amf::as_text).collect();
-            let ours = FOUR_CCS.into_iter().filter(|cc| wanted.contains(cc) || wanted.contains(&"*"));
+            let ours = VIDEO_FOUR_CCS.into_iter().chain(AUDIO_FOUR_CCS);
+            let ours = ours.filter(|cc| wanted.contains(cc) || wanted.contains(&"*"));
             info.push(("fourCcList", ours.map(amf::text).collect()));
+        }
+        // Version 2 asks in other words, and a server states all it can.
+        if ["videoFourCcInfoMap", "audioFourCcInfoMap", "capsEx"].into_iter().any(|key| wish(key).is_some()) {
+            let map =
+                |ours: &[&'static str]| amf::object(ours.iter().map(|cc| (*cc, Value::Number(CAN_FORWARD))));
+            info.push(("videoFourCcInfoMap", map(&VIDEO_FOUR_CCS)));
+            info.push(("audioFourCcInfoMap", map(&AUDIO_FOUR_CCS)));
+            info.push(("capsEx", Value::Number(CAPS_EX)));
         }
         self.out.window_ack_size(WINDOW_BYTES);
         self.out.peer_bandwidth(WINDOW_BYTES);

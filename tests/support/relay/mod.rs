@@ -30,19 +30,26 @@ pub struct Counts {
     pub dropped: u64,
 }
 
-/// The dice of one relay.
+/// What all directions of one relay share.
 #[derive(Debug)]
-struct Dice {
+struct Fate {
     loss: Mutex<Loss>,
-    state: Mutex<u64>,
+    directions: AtomicU64,
     passed: AtomicU64,
     dropped: AtomicU64,
 }
 
-impl Dice {
+/// The dice of one direction: what it loses does not depend on the traffic of the others.
+#[derive(Debug)]
+struct Dice {
+    fate: Arc<Fate>,
+    state: u64,
+}
+
+impl Fate {
     fn new(loss: Loss) -> Arc<Self> {
-        let (passed, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { loss: Mutex::new(loss), state: Mutex::new(loss.seed), passed, dropped })
+        let [directions, passed, dropped] = [const { AtomicU64::new(0) }; 3];
+        Arc::new(Self { loss: Mutex::new(loss), directions, passed, dropped })
     }
 
     fn set_percent(&self, percent: f64) {
@@ -53,21 +60,29 @@ impl Dice {
         Counts { passed: self.passed.load(Ordering::Acquire), dropped: self.dropped.load(Ordering::Acquire) }
     }
 
+    /// Of the next direction; they have to be asked for in the same order each time.
+    fn dice(self: &Arc<Self>) -> Dice {
+        let seed = self.loss.lock().expect("no panic under it").seed;
+        let direction = self.directions.fetch_add(1, Ordering::AcqRel);
+        Dice { fate: self.clone(), state: seed.wrapping_mul(1_000_003).wrapping_add(direction) }
+    }
+}
+
+impl Dice {
     /// Whether this packet gets through.
-    fn passes(&self, packet: &[u8]) -> bool {
-        let loss = *self.loss.lock().expect("no panic under it");
+    fn passes(&mut self, packet: &[u8]) -> bool {
+        let loss = *self.fate.loss.lock().expect("no panic under it");
         let at_risk = !loss.rtp_only || is_rtp(packet);
         let lost = at_risk && self.roll() < loss.percent / 100.0;
-        let count = if lost { &self.dropped } else { &self.passed };
+        let count = if lost { &self.fate.dropped } else { &self.fate.passed };
         count.fetch_add(1, Ordering::AcqRel);
         !lost
     }
 
     /// SplitMix64, from 0 up to 1.
-    fn roll(&self) -> f64 {
-        let mut state = self.state.lock().expect("no panic under it");
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = *state;
+    fn roll(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) as f64 / u64::MAX as f64
@@ -81,7 +96,7 @@ fn is_rtp(packet: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, Dice, Loss};
+    use super::{Counts, Fate, Loss};
 
     #[test]
     fn five_percent_of_rtp_and_no_other_packet_is_lost_and_again_the_same() {
@@ -89,10 +104,11 @@ mod tests {
         let others =
             [[&[0x80, 200][..], &[0; 20]].concat(), [&[0, 1][..], &[0; 20]].concat(), vec![22; 30], vec![]];
         let run = || {
-            let dice = Dice::new(Loss { percent: 5.0, seed: 7, rtp_only: true });
+            let fate = Fate::new(Loss { percent: 5.0, seed: 7, rtp_only: true });
+            let mut dice = fate.dice();
             assert!(others.iter().all(|packet| (0..1000).all(|_| dice.passes(packet))));
             let fates: Vec<_> = (0..10_000).map(|_| dice.passes(&rtp)).collect();
-            (fates, dice.counts())
+            (fates, fate.counts())
         };
         let (fates, counts) = run();
         let lost = fates.iter().filter(|passes| !*passes).count() as u64;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::Dice;
+use super::{Dice, Fate};
 
 /// How soon a path notices that it is closed.
 const TICK: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ pub(super) struct Path {
 
 impl Path {
     /// `near_socket` faces the near side, whose packets go out of `far_socket`, and the other way round.
-    pub fn new(near_socket: UdpSocket, far_socket: UdpSocket, dice: &Arc<Dice>) -> io::Result<Self> {
+    pub fn new(near_socket: UdpSocket, far_socket: UdpSocket, fate: &Arc<Fate>) -> io::Result<Self> {
         let (near, far, closed) = (Target::default(), Target::default(), Arc::new(AtomicBool::new(false)));
         let mut path =
             Self { near: near.clone(), far: far.clone(), closed: closed.clone(), threads: Vec::new() };
@@ -42,8 +42,8 @@ impl Path {
         ];
         for (from, to, source, target) in directions {
             from.set_read_timeout(Some(TICK))?;
-            let (dice, closed) = (dice.clone(), closed.clone());
-            path.threads.push(thread::spawn(move || forward(&from, &to, &source, &target, &dice, &closed)));
+            let (dice, closed) = (fate.dice(), closed.clone());
+            path.threads.push(thread::spawn(move || forward(&from, &to, &source, &target, dice, &closed)));
         }
         Ok(path)
     }
@@ -75,16 +75,18 @@ fn forward(
     to: &UdpSocket,
     source: &Target,
     target: &Target,
-    dice: &Dice,
+    mut dice: Dice,
     closed: &AtomicBool,
 ) {
     let mut packet = [0; 65_536];
     while !closed.load(Ordering::Acquire) {
         // A time-out, or the peer's port is closed for now.
         let Ok((length, sender)) = from.recv_from(&mut packet) else { continue };
-        source.lock().expect("no panic under it").get_or_insert(sender);
+        // Another candidate of the same peer would make a second path, with answers that come back on the first.
+        let known = *source.lock().expect("no panic under it").get_or_insert(sender);
         let target = *target.lock().expect("no panic under it");
         if let Some(target) = target
+            && sender == known
             && dice.passes(&packet[..length])
         {
             // As on a real network, a packet to a closed port is gone.

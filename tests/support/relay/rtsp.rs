@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Counts, Dice, Loss,
+    Counts, Fate, Loss,
     path::{Path, port_of, socket_pair},
 };
 
@@ -23,22 +23,22 @@ const MAX_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct RtspRelay {
     address: SocketAddr,
-    dice: Arc<Dice>,
+    fate: Arc<Fate>,
 }
 
 impl RtspRelay {
     pub fn start(server: SocketAddr, loss: Loss) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
-        let dice = Dice::new(loss);
-        let shared = dice.clone();
+        let fate = Fate::new(loss);
+        let shared = fate.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let dice = shared.clone();
-                thread::spawn(move || relay(client, server, &dice));
+                let fate = shared.clone();
+                thread::spawn(move || relay(client, server, &fate));
             }
         });
-        Self { address, dice }
+        Self { address, fate }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -56,11 +56,11 @@ impl RtspRelay {
     }
 
     pub fn set_percent(&self, percent: f64) {
-        self.dice.set_percent(percent);
+        self.fate.set_percent(percent);
     }
 
     pub fn counts(&self) -> Counts {
-        self.dice.counts()
+        self.fate.counts()
     }
 }
 
@@ -72,7 +72,7 @@ struct Track {
 
 type Tracks = Arc<Mutex<Vec<Track>>>;
 
-fn relay(client: TcpStream, server: SocketAddr, dice: &Arc<Dice>) -> io::Result<()> {
+fn relay(client: TcpStream, server: SocketAddr, fate: &Arc<Fate>) -> io::Result<()> {
     let server = TcpStream::connect(server)?;
     let tracks = Tracks::default();
     // The answers come in the order of the requests: for each, the track that it sets up.
@@ -95,7 +95,7 @@ fn relay(client: TcpStream, server: SocketAddr, dice: &Arc<Dice>) -> io::Result<
             return Ok(head.to_owned());
         }
         let setup = head.starts_with("SETUP ") && head.contains("client_port=");
-        let (head, track) = if setup { request(head, &tracks, dice)? } else { (head.to_owned(), None) };
+        let (head, track) = if setup { request(head, &tracks, fate)? } else { (head.to_owned(), None) };
         let _ = asked.send(track);
         Ok(head)
     });
@@ -148,11 +148,11 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<String> {
 }
 
 /// SETUP: the server is told the relay's ports.
-fn request(head: &str, tracks: &Tracks, dice: &Arc<Dice>) -> io::Result<(String, Option<usize>)> {
+fn request(head: &str, tracks: &Tracks, fate: &Arc<Fate>) -> io::Result<(String, Option<usize>)> {
     let client_ports = ports(head, "client_port=").ok_or_else(|| invalid(head))?;
     let ([near_rtp, near_rtcp], [far_rtp, far_rtcp]) = (socket_pair()?, socket_pair()?);
     let (to_client, to_server) = (port_of(&near_rtp)?, port_of(&far_rtp)?);
-    let paths = [Path::new(near_rtp, far_rtp, dice)?, Path::new(near_rtcp, far_rtcp, dice)?];
+    let paths = [Path::new(near_rtp, far_rtp, fate)?, Path::new(near_rtcp, far_rtcp, fate)?];
     for (path, port) in paths.iter().zip(client_ports) {
         path.set_near((Ipv4Addr::LOCALHOST, port).into());
     }

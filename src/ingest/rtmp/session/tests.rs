@@ -223,7 +223,8 @@ fn stream_ids_count_up_and_end() {
 
 #[test]
 fn enhanced_rtmp_codecs_and_object_encoding_are_echoed() {
-    let cases = [(vec!["av01", "vvc1", "hvc1"], vec!["hvc1", "av01"]), (vec!["*"], FOUR_CCS.to_vec())];
+    let all = [&VIDEO_FOUR_CCS[..], &AUDIO_FOUR_CCS].concat();
+    let cases = [(vec!["av01", "vvc1", "hvc1"], vec!["hvc1", "av01"]), (vec!["*"], all)];
     for (wanted, want) in cases {
         let mut peer = Peer::new();
         let list: Value<'_> = wanted.into_iter().map(amf::text).collect();
@@ -234,7 +235,25 @@ fn enhanced_rtmp_codecs_and_object_encoding_are_echoed() {
         let list: Value<'_> = want.into_iter().map(amf::text).collect();
         assert_eq!(amf::member(&answer.args[1], "fourCcList"), Some(&list));
         assert_eq!(amf::member(&answer.args[1], "objectEncoding"), Some(&Value::Number(3.0)));
+        assert_eq!(amf::member(&answer.args[1], "capsEx"), None, "version 1 does not know it");
     }
+}
+
+#[test]
+fn enhanced_rtmp_2_is_answered_with_what_can_be_taken() {
+    let mut peer = Peer::new();
+    let any = amf::object([("*", Value::Number(7.0))]);
+    let object = amf::object([("capsEx", Value::Number(15.0)), ("videoFourCcInfoMap", any)]);
+    peer.say(command(0, "connect", 1.0, &[object]));
+    let answer = peer.messages().pop().expect("a result");
+    let answer = Command::parse(&answer.payload).unwrap();
+    let info = |key| amf::member(&answer.args[1], key);
+    assert_eq!(info("capsEx"), Some(&Value::Number(4.0)));
+    for (map, codec) in [("videoFourCcInfoMap", "hvc1"), ("audioFourCcInfoMap", "Opus")] {
+        let flags = amf::member(info(map).expect("a map"), codec);
+        assert_eq!(flags, Some(&Value::Number(4.0)), "{codec}");
+    }
+    assert_eq!(info("fourCcList"), None, "it was not asked for");
 }
 
 #[test]

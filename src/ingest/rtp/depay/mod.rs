@@ -14,8 +14,8 @@ mod latm;
 mod nal;
 mod opus;
 mod picture_size;
-mod vp8;
-mod vp9;
+pub(in crate::ingest) mod vp8;
+pub(in crate::ingest) mod vp9;
 
 #[cfg(test)]
 mod tests;

@@ -78,7 +78,7 @@ fn split(payload: &[u8]) -> Option<(bool, &[u8])> {
 }
 
 /// RFC 6386, 9.1.
-fn key_frame_size(frame: &[u8]) -> Option<VideoSize> {
+pub(in crate::ingest) fn key_frame_size(frame: &[u8]) -> Option<VideoSize> {
     let &[_, _, _, 0x9D, 0x01, 0x2A, a, b, c, d, ..] = frame else { return None };
     let pixels = |low, high| u32::from(u16::from_le_bytes([low, high]) & 0x3FFF);
     let size = VideoSize { width: pixels(a, b), height: pixels(c, d) };

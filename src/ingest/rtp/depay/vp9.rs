@@ -176,7 +176,7 @@ fn scalability_structure(byte: &mut impl FnMut() -> Option<u8>) -> Option<Vec<Vi
 }
 
 /// VP9 bitstream specification, 6.2: of a key frame its size, or `None` if that cannot be read; of all else `None`.
-fn key_frame_size(frame: &[u8]) -> Option<Option<VideoSize>> {
+pub(in crate::ingest) fn key_frame_size(frame: &[u8]) -> Option<Option<VideoSize>> {
     let mut bits = Bits::new(frame);
     const FRAME_MARKER: u32 = 2;
     if bits.take(2)? != FRAME_MARKER {

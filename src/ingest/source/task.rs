@@ -1,0 +1,203 @@
+//! The life of one source: connect, wait, connect again, until it is removed.
+
+use super::{
+    Pull, PullError, SourceId, SourceLimits, SourceSnapshot, SourceState, SourceUri, backoff::Backoff, reach,
+};
+use crate::{
+    config::Transport,
+    hub::{Announce, EndReason, Hub, Publisher, Stream},
+    ingest::session_id,
+    media::{Protocol, RoomName, StreamName},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Time a connection has to say goodbye once its source is removed.
+pub(super) const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+
+/// One source, as its [`Pull`] sees it.
+pub struct Source {
+    pub(super) id: SourceId,
+    pub(super) uri: SourceUri,
+    pub(super) room: RoomName,
+    pub(super) name: StreamName,
+    pub(super) transport: Transport,
+    pub(super) record: bool,
+    pub(super) added_at: DateTime<Utc>,
+    pub(super) hub: Hub,
+    pub(super) limits: Arc<SourceLimits>,
+    /// Origin of the read ticks, common to all sources, and of the times given to receivers.
+    pub(super) started: Instant,
+    pub(super) state: Mutex<State>,
+    pub(super) stop: CancellationToken,
+}
+
+pub(super) struct State {
+    pub(super) told: SourceState,
+    /// When the connection under way became live.
+    live_from: Option<Instant>,
+    /// The hub's stream, from the first [`publish`](Source::publish) on.
+    stream: Option<Arc<Stream>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { told: SourceState::Connecting, live_from: None, stream: None }
+    }
+}
+
+impl Source {
+    pub fn id(&self) -> SourceId {
+        self.id
+    }
+
+    pub fn uri(&self) -> &SourceUri {
+        &self.uri
+    }
+
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    pub fn limits(&self) -> &SourceLimits {
+        &self.limits
+    }
+
+    /// Origin of the tick grid and of monotonic times.
+    pub(in crate::ingest) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Resolves `host` once and connects to an address that the rules allow, within `connect_timeout`. For the source
+    /// itself and for where it redirects to.
+    pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, PullError> {
+        reach::connect(host, port, &self.limits).await
+    }
+
+    /// Where the source is, for a protocol whose client connects by itself: at least one address, all of them allowed.
+    /// Within `connect_timeout`.
+    pub async fn addresses(&self) -> Result<Vec<SocketAddr>, PullError> {
+        let (what, limit) = ("address", self.limits.connect_timeout);
+        let found = timeout(limit, reach::addresses(self.uri.host(), self.uri.port(), &self.limits)).await;
+        found.map_err(|_| PullError::Timeout { what, limit })?
+    }
+
+    /// Takes the stream's name in the hub, for a source that has no publisher yet.
+    pub fn publish(
+        &self,
+        protocol: Protocol,
+        remote: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<Publisher, PullError> {
+        let publisher = self.hub.publish(Announce {
+            room: self.room.clone(),
+            name: self.name.clone(),
+            protocol,
+            remote,
+            session_id: session_id(remote, local),
+            record: self.record,
+        })?;
+        let stream = publisher.stream();
+        tracing::info!(
+            source = %self.id, session = %stream.id(), room = %self.room, stream = %self.name, %remote, "pulling"
+        );
+        self.state().stream = Some(stream.clone());
+        Ok(publisher)
+    }
+
+    /// Media arrives on this connection.
+    pub fn live(&self) {
+        let mut state = self.state();
+        if state.live_from.is_none() {
+            state.live_from = Some(Instant::now());
+            state.told = SourceState::Live { since: Utc::now() };
+            drop(state);
+            tracing::info!(source = %self.id, uri = %self.uri, "source is live");
+        }
+    }
+
+    /// Done when the source is to end: it was removed, its session was ended, or the daemon ends.
+    pub async fn stopped(&self) {
+        let stream = self.state().stream.clone();
+        match stream {
+            Some(stream) => tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = stream.kicked() => {}
+            },
+            None => self.stop.cancelled().await,
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> SourceSnapshot {
+        let state = self.state();
+        SourceSnapshot {
+            id: self.id,
+            uri: self.uri.to_string(),
+            scheme: self.uri.scheme(),
+            room: self.room.clone(),
+            name: self.name.clone(),
+            transport: self.transport,
+            record: self.record,
+            added_at: self.added_at,
+            state: state.told.clone(),
+            session: state.stream.as_ref().map(|s| s.id()),
+        }
+    }
+
+    fn begin(&self) {
+        let mut state = self.state();
+        (state.told, state.live_from) = (SourceState::Connecting, None);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs the source until it is stopped.
+pub(super) async fn run(source: &Source, mut pull: impl Pull) {
+    let mut backoff = Backoff::default();
+    loop {
+        source.begin();
+        let error = one_connection(source, &mut pull).await;
+        if matches!(error, PullError::Stopped) {
+            break;
+        }
+        let live = source.state().live_from.map_or(Duration::ZERO, |from| from.elapsed());
+        let wait = backoff.next(live, rand::random());
+        let (reason, attempts) = (error.to_string(), backoff.attempts());
+        tracing::warn!(
+            source = %source.id, uri = %source.uri, attempts, "source is away, next try in {:.1} s: {reason}",
+            wait.as_secs_f32()
+        );
+        let next_try = Utc::now() + TimeDelta::milliseconds(wait.as_millis() as i64);
+        source.state().told = SourceState::Waiting { reason, next_try, attempts };
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = source.stopped() => break,
+        }
+    }
+    pull.finish(EndReason::Kicked);
+    tracing::info!(source = %source.id, uri = %source.uri, "source removed");
+}
+
+/// One connection; one that does not end soon after the source was stopped is broken off.
+async fn one_connection(source: &Source, pull: &mut impl Pull) -> PullError {
+    let given_up = async {
+        source.stopped().await;
+        sleep(GOODBYE_LIMIT).await;
+    };
+    tokio::select! {
+        error = pull.connection(source) => error,
+        () = given_up => PullError::Stopped,
+    }
+}

@@ -1,0 +1,194 @@
+//! Streams that are pulled from an RTMP server: the recording goes on by itself when the server returns.
+
+use serde_json::{Value, json};
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+use support::{
+    daemon::{Daemon, House, SOON, file_of, text},
+    media::{Packet, Probe, Publisher, av_source, decode},
+    wait::{wait_for, wait_until},
+};
+
+use tempfile::TempDir;
+
+const REELD: &str = env!("CARGO_BIN_EXE_reeld");
+const TMP: &str = env!("CARGO_TARGET_TMPDIR");
+const RECORD_ALL: &str = "record_rtmp_streams=true\nstream_record_policy=streamName\n";
+const MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
+const SENT: Duration = Duration::from_secs(60);
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// nginx with its RTMP module: a relay that many sites have. Killed when dropped.
+struct Nginx {
+    folder: TempDir,
+    port: u16,
+}
+
+impl Nginx {
+    fn new() -> Self {
+        assert!(Path::new(MODULE).exists(), "apt-get install nginx libnginx-mod-rtmp");
+        let nginx =
+            Self { folder: TempDir::with_prefix("reeld-nginx-").expect("a folder"), port: free_port() };
+        let (folder, port) = (nginx.folder.path().display(), nginx.port);
+        let conf = format!(
+            "load_module {MODULE};\ndaemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log {folder}/log info;\n\
+             events {{}}\nrtmp {{ server {{ listen 127.0.0.1:{port}; application live {{ live on; }} }} }}\n"
+        );
+        fs::write(nginx.folder.path().join("conf"), conf).expect("written");
+        nginx
+    }
+
+    fn start(&self) -> Publisher {
+        let mut command = Command::new("/usr/sbin/nginx");
+        command.arg("-e").arg(self.folder.path().join("log")).arg("-c").arg(self.folder.path().join("conf"));
+        let running = Publisher::spawn(&mut command);
+        wait_until("nginx listens", SOON, || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        running
+    }
+
+    /// Players that were accepted, by its log.
+    fn players(&self) -> usize {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("play: name='")).count()
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("rtmp://127.0.0.1:{}/live/{name}", self.port)
+    }
+}
+
+fn add(daemon: &Daemon, uri: &str, stream: &str) -> String {
+    let answer = daemon.post("/api/v1/sources", &json!({"uri": uri, "stream": stream}));
+    text(&answer.expect(201).json(), "id")
+}
+
+fn source(daemon: &Daemon, id: &str) -> Value {
+    daemon.get(&format!("/api/v1/sources/{id}"))
+}
+
+fn wait_state(daemon: &Daemon, id: &str, state: &str) -> Value {
+    let mut last = Value::Null;
+    wait_for(&format!("source is {state}"), 2 * SOON, || {
+        last = source(daemon, id);
+        (last["state"] == state).then(|| last.clone())
+    })
+}
+
+/// The file under way or finished, whose frames so far can be told.
+fn gaps(daemon: &Daemon, stream: &str) -> Vec<Value> {
+    let recordings = daemon.recordings(stream);
+    recordings.first().and_then(|r| r["lost"]["gaps"].as_array().cloned()).unwrap_or_default()
+}
+
+#[test]
+fn a_server_that_is_killed_three_times_costs_the_time_it_was_away() {
+    let house = House::new(RECORD_ALL, "connect_timeout = \"5s\"");
+    let daemon = house.start(REELD);
+    let input = av_source(TMP, 20);
+    let nginx = Nginx::new();
+    let url = nginx.url("cam");
+    let mut server = nginx.start();
+    let mut publisher = Publisher::ffmpeg(&input, &url, true);
+    let id = add(&daemon, &url, "lobby/cam");
+    let session = daemon.session_id("cam");
+    let frames = || daemon.get(&format!("/api/v1/sessions/{session}"))["frames"].as_u64().unwrap_or(0);
+    for _ in 0..3 {
+        let before = frames();
+        wait_until("two seconds more of media", 2 * SOON, || frames() > before + 150);
+        drop((publisher, server));
+        let waiting = wait_state(&daemon, &id, "waiting");
+        assert!(!text(&waiting, "reason").is_empty(), "{waiting:#}");
+        server = nginx.start();
+        publisher = Publisher::ffmpeg(&input, &url, true);
+        wait_state(&daemon, &id, "live");
+    }
+    let before = frames();
+    wait_until("two seconds more of media", SOON, || frames() > before + 150);
+    assert_eq!(daemon.session_id("cam"), session, "one stream of the hub all the time");
+    daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    drop((publisher, server));
+
+    let recording = daemon.completed("cam");
+    assert_eq!(recording["parts"].as_array().expect("parts").len(), 1, "{recording:#}");
+    let away: Vec<_> = gaps(&daemon, "cam").into_iter().filter(|g| g["kind"] == "reconnect").collect();
+    assert_eq!(away.len(), 3, "{recording:#}");
+    assert!(away.iter().all(|gap| gap["byMs"].as_i64() > Some(500)), "{away:#?}");
+    let file = file_of(&recording);
+    let got = Probe::read(&file);
+    assert_eq!(decode(&file), got.video.len());
+    assert!(got.duration_ms > 8_000.0, "{} ms", got.duration_ms);
+    // One stretch follows the other: what is missing is at most the rest of a group of pictures, never the absence.
+    let widest = got.video.windows(2).map(|w| w[1].dts_ms - w[0].dts_ms).fold(0.0, f64::max);
+    assert!(widest < 1_200.0, "{widest} ms between two pictures");
+}
+
+#[test]
+fn a_stream_that_ends_is_in_the_file_to_its_last_picture() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let input = av_source(TMP, 4);
+    let sent = Probe::read(&input);
+    let nginx = Nginx::new();
+    let _server = nginx.start();
+    let id = add(&daemon, &nginx.url("short"), "lobby/short");
+    wait_until("reeld plays", SOON, || nginx.players() == 1);
+    Publisher::ffmpeg(&input, &nginx.url("short"), true).finish(SENT);
+    wait_state(&daemon, &id, "waiting");
+    daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    let file = file_of(&daemon.completed("short"));
+    let got = Probe::read(&file);
+    assert_eq!(decode(&file), got.video.len());
+    // The relay may begin in the middle; it ends with the publisher.
+    let sizes = |packets: &[Packet]| packets.iter().rev().take(40).map(|p| p.size).collect::<Vec<_>>();
+    assert_eq!(sizes(&got.video), sizes(&sent.video), "the last pictures");
+    // rtmp2src (GStreamer 1.22) drops a message that waits for its thread when the server closes: at most one sound.
+    let lost = (0..=1).find(|lost| sizes(&got.audio) == sizes(&sent.audio[..sent.audio.len() - lost]));
+    assert!(lost.is_some(), "the last sounds: {:?} of {:?}", sizes(&got.audio), sizes(&sent.audio));
+}
+
+#[test]
+fn the_reason_is_told_and_holds_no_secret() {
+    let house = House::new(RECORD_ALL, "connect_timeout = \"1s\"");
+    let daemon = house.start(REELD);
+    let nobody = format!("rtmp://user:hunter2@127.0.0.1:{}/live/x?token=hunter2", free_port());
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = format!("rtmp://{}/live/y", silent.local_addr().map(|a| a.to_string()).expect("an address"));
+    for (uri, stream) in [(&nobody, "a/x"), (&silent, "a/y"), (&daemon.url("live/none"), "a/z")] {
+        let id = add(&daemon, uri, stream);
+        let waiting = wait_state(&daemon, &id, "waiting");
+        assert!(text(&waiting, "reason").len() > 10, "{waiting:#}");
+        assert!(waiting["nextTry"].is_string(), "{waiting:#}");
+    }
+    let all = daemon.get("/api/v1/sources").to_string();
+    assert!(!all.contains("hunter2") && !daemon.log().contains("hunter2"), "{all}\n{}", daemon.log());
+    let error = daemon.post("/rest-api/pull/rtmp/pull", &json!({"uri": nobody}));
+    assert_eq!(error.status, 409);
+}
+
+#[test]
+fn flashphoners_call_pulls() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let nginx = Nginx::new();
+    let _server = nginx.start();
+    let url = nginx.url("cam");
+    let publisher = Publisher::ffmpeg(&av_source(TMP, 20), &url, true);
+    daemon.post("/rest-api/pull/rtmp/pull", &json!({"uri": url, "localStreamName": "relayed"})).expect(200);
+    let id = daemon.session_id("relayed");
+    daemon.wait_frames(&id, 300);
+    daemon.post("/rest-api/pull/terminate", &json!({"uri": url})).expect(200);
+    drop(publisher);
+    let file = file_of(&daemon.completed("relayed"));
+    let got = Probe::read(&file);
+    assert_eq!(decode(&file), got.video.len());
+    assert!(got.video.len() > 100 && got.audio.len() > 150, "{:?}", got.counts());
+}
