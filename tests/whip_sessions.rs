@@ -216,6 +216,13 @@ fn a_browser_that_dies_and_one_that_is_ended_leave_whole_files() {
     daemon.delete(&format!("/api/v1/sessions/{id}")).expect(204);
     assert!(decode(&file_of(&daemon.completed("kicked"))) > 10);
 
+    // A page that is left without DELETE closes its connection (DTLS close_notify).
+    browser.publish(&url("closed"), &Publish::av(Codec::Vp8));
+    daemon.wait_frames(&daemon.session_id("closed"), 100);
+    browser.call("publisher.connection.close()").expect("closed");
+    assert!(decode(&file_of(&daemon.completed("closed"))) > 10);
+    assert!(daemon.log().contains("publish ended: the publisher said so"), "not by its silence");
+
     browser.publish(&url("killed"), &Publish::av(Codec::H264));
     daemon.wait_frames(&daemon.session_id("killed"), 100);
     browser.kill();

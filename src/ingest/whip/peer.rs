@@ -12,7 +12,8 @@ use crate::config::Webrtc;
 use gstreamer::{self as gst, prelude::*};
 use gstreamer_sdp::{SDPMessage, SDPMessageRef};
 use gstreamer_webrtc::{
-    WebRTCPeerConnectionState as State, WebRTCSDPType, WebRTCSessionDescription as Description,
+    WebRTCDTLSTransportState, WebRTCPeerConnectionState as State, WebRTCRTPTransceiver, WebRTCSDPType,
+    WebRTCSessionDescription as Description,
 };
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -107,6 +108,7 @@ impl Peer {
         })
         .await?;
         self.send_feedback_at_once();
+        self.watch_farewell();
         let gathered = timeout(GATHER_LIMIT, self.inbox.all_gathered()).await.is_ok();
         let local = self.webrtc.property::<Option<Description>>("local-description").unwrap_or(answer);
         let text = local.sdp().as_text().map_err(|e| PeerError::Negotiation(e.to_string()))?;
@@ -125,6 +127,20 @@ impl Peer {
             session.set_property("bandwidth", ASSUMED_BANDWIDTH_BPS);
             session.set_property("rtcp-min-interval", RTCP_INTERVAL.nseconds());
         }
+    }
+
+    /// A page that is closed says goodbye over DTLS (close_notify) only, which webrtcbin tells of nobody but the transport.
+    fn watch_farewell(&self) {
+        let transceiver =
+            self.webrtc.emit_by_name::<Option<WebRTCRTPTransceiver>>("get-transceiver", &[&0i32]);
+        let transport = transceiver.and_then(|t| t.receiver()).and_then(|r| r.transport());
+        let Some(transport) = transport else { return };
+        let inbox = self.inbox.clone();
+        transport.connect_state_notify(move |transport| {
+            if transport.state() == WebRTCDTLSTransportState::Closed {
+                inbox.transport(Transport::Closed);
+            }
+        });
     }
 
     /// A candidate of the publisher, as [`usable`](super::candidate::usable) allows it.

@@ -3,7 +3,7 @@
 use crate::hub::EndReason;
 use std::time::Duration;
 
-/// After the publisher said goodbye over HTTP, packets that it sent before may still be on their way through the jitter
+/// After the publisher said goodbye, over HTTP or DTLS, packets that it sent before may still be on their way through the jitter
 /// buffer: the session goes on until none has come for `QUIET`, but no longer than `LINGER`.
 const QUIET: Duration = Duration::from_millis(60);
 const LINGER: Duration = Duration::from_millis(400);
@@ -85,7 +85,7 @@ impl Lifecycle {
             Event::Transport(transport) => {
                 self.transport = transport;
                 match transport {
-                    Transport::Closed => return Some(EndReason::Unpublished),
+                    Transport::Closed => self.phase = self.leaving(now),
                     Transport::Failed if self.phase != Phase::Connecting => {
                         return Some(EndReason::Disconnected);
                     }
@@ -179,7 +179,8 @@ mod tests {
         assert_eq!(run(&back), None);
         assert_eq!(run(&[(Packets, 1, 1), (transport(Failed), 1, 2)]), Some((2, EndReason::Disconnected)));
         assert_eq!(run(&[(transport(Failed), 0, 2), (transport(Connected), 0, 3)]), None);
-        assert_eq!(run(&[(Packets, 1, 1), (transport(Closed), 1, 2)]), Some((2, EndReason::Unpublished)));
+        let closed = [(Packets, 1, 1), (transport(Closed), 1, 2), (Tick, 1, 62)];
+        assert_eq!(run(&closed), Some((62, EndReason::Unpublished)));
     }
 
     #[test]
@@ -193,7 +194,7 @@ mod tests {
         let steps = [&[(Deleted, 1, 1000)], &endless[..]].concat();
         assert_eq!(run(&steps), Some((1400, EndReason::Unpublished)));
         assert_eq!(run(&[(Event::Kicked, 0, 1)]), Some((1, EndReason::Kicked)));
-        let twice = [(Deleted, 1, 1000), (Deleted, 1, 1399), (Packets, 1, 1399), (Tick, 1, 1400)];
-        assert_eq!(run(&twice), Some((1400, EndReason::Unpublished)));
+        let twice = [(Deleted, 1, 1000), (Deleted, 1, 1050), (Tick, 1, 1060)];
+        assert_eq!(run(&twice), Some((1060, EndReason::Unpublished)), "once more is not again");
     }
 }
