@@ -82,7 +82,7 @@ fn h265_and_av1_caps_carry_size_and_config() {
     gst::init().unwrap();
     let cases = [
         (Codec::H265, HVCC, "video/x-h265, stream-format=hvc1, alignment=au"),
-        (Codec::Av1, AV1C, "video/x-av1, stream-format=obu-stream, alignment=tu"),
+        (Codec::Av1, AV1C, "video/x-av1, stream-format=obu-stream, alignment=tu, framerate=0/1"),
     ];
     for (codec, hex, want) in cases {
         let (caps, got) = video_track_caps(codec, &bytes(hex)).unwrap();
