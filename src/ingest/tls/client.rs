@@ -78,6 +78,9 @@ fn explain(error: &io::Error) -> String {
             "the server does not speak TLS; is it rtmp:// and not rtmps://?".into()
         }
         Some(_) => "the server and this machine do not agree on TLS".into(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the server closed the connection in the TLS handshake; is it rtmp:// and not rtmps://?".into()
+        }
         None => format!("the connection broke in the TLS handshake: {error}"),
     }
 }
