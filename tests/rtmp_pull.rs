@@ -230,6 +230,7 @@ fn the_server_hears_the_name_that_was_asked_for() {
     let mut viewer = Viewer::greet(server.accept()).expect("a player");
     assert_eq!(viewer.tc_url, format!("rtmp://localhost:{port}/a/b"));
     assert_eq!((viewer.app.as_str(), viewer.name.as_str()), ("a/b", "cam?token=t"));
+    assert!(daemon.log().contains("user and password are not sent"), "{}", daemon.log());
     viewer.play(&flv, 1).expect("played");
     wait_state(&daemon, &id, "live");
     daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);

@@ -16,10 +16,18 @@ use std::convert::Infallible;
 #[derive(Default)]
 pub struct RtmpPull {
     feed: Option<Feed>,
+    /// That the URI's user and password are of no use here.
+    told: bool,
 }
 
 impl RtmpPull {
     async fn attempt(&mut self, source: &Source) -> Result<Infallible, PullError> {
+        if source.uri().credentials().is_some() && !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(
+                source = %source.id(), uri = %source.uri(),
+                "user and password are not sent: RTMP has no standard way; if the server takes them in the query, write them there"
+            );
+        }
         let mut reading = tokio::select! {
             opened = Reading::open(source, &mut self.feed) => opened?,
             () = source.stopped() => return Err(PullError::Stopped),

@@ -225,6 +225,9 @@ impl Player {
         if is_play_complete(body) {
             return Err(PlayError::Ended);
         }
+        if matches!(self.state, State::Connecting | State::Creating) {
+            return Ok(None);
+        }
         Ok(match Metadata::parse(body) {
             Ok(metadata) => metadata.map(Event::Metadata),
             Err(error) => Some(Event::Unreadable(error)),

@@ -132,6 +132,9 @@ fn media_counts_on_whichever_stream_it_comes_and_before_the_start_is_told() {
     }
     let mut early = player("rtmp://h/live/cam");
     assert_eq!(early.handle(raw(type_id::VIDEO, 1, vec![0x17, 1])), Ok(None));
+    let metadata = amf::encode(&[amf::text("onMetaData"), amf::object([("width", Value::Number(320.0))])]);
+    assert_eq!(early.handle(raw(type_id::DATA_AMF0, 1, metadata.clone())), Ok(None), "nothing was asked for");
+    assert!(matches!(Rig::asked().say(raw(type_id::DATA_AMF0, 1, metadata)), Some(Event::Metadata(_))));
     let tag = [9, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x17, 0, 0, 0, 12];
     let mut rig = Rig::asked();
     let aggregate = [tag, tag].concat();
