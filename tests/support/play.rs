@@ -148,7 +148,7 @@ impl<S: Read + Write> Viewer<S> {
         }
     }
 
-    /// C0 and C1; S0, S1 and S2; C2, which has to be S1 (section 5.2).
+    /// C0 and C1; S0, S1 and S2; C2, which has to repeat the random bytes of S1 (section 5.2).
     fn handshake(&mut self) -> io::Result<()> {
         let mut hello = [0; 1 + HANDSHAKE_BYTES];
         self.socket.read_exact(&mut hello)?;
@@ -157,7 +157,7 @@ impl<S: Read + Write> Viewer<S> {
         self.socket.flush()?;
         let mut echo = [0; HANDSHAKE_BYTES];
         self.socket.read_exact(&mut echo)?;
-        match hello[0] == VERSION && echo[..] == ours[..] {
+        match hello[0] == VERSION && echo[8..] == ours[8..] {
             true => Ok(()),
             false => Err(io::Error::other("the client's handshake is wrong")),
         }
