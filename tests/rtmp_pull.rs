@@ -2,15 +2,18 @@
 
 use serde_json::{Value, json};
 use std::{
-    fs,
+    fs, io,
     net::{TcpListener, TcpStream},
     path::Path,
     process::Command,
+    thread,
     time::Duration,
 };
 use support::{
     daemon::{Daemon, House, SOON, file_of, text},
+    flv::Flv,
     media::{Packet, Probe, Publisher, av_source, decode},
+    play::{PlayServer, Viewer},
     wait::{wait_for, wait_until},
 };
 
@@ -150,9 +153,121 @@ fn a_stream_that_ends_is_in_the_file_to_its_last_picture() {
     // The relay may begin in the middle; it ends with the publisher.
     let sizes = |packets: &[Packet]| packets.iter().rev().take(40).map(|p| p.size).collect::<Vec<_>>();
     assert_eq!(sizes(&got.video), sizes(&sent.video), "the last pictures");
-    // rtmp2src (GStreamer 1.22) drops a message that waits for its thread when the server closes: at most one sound.
-    let lost = (0..=1).find(|lost| sizes(&got.audio) == sizes(&sent.audio[..sent.audio.len() - lost]));
-    assert!(lost.is_some(), "the last sounds: {:?} of {:?}", sizes(&got.audio), sizes(&sent.audio));
+    assert_eq!(sizes(&got.audio), sizes(&sent.audio), "the last sounds");
+}
+
+/// rtmp2src (GStreamer 1.22) dropped the message that waited for its thread when the server closed, in 2 of 6 runs.
+#[test]
+fn the_last_frame_is_in_the_file_fifty_times_of_fifty_whether_the_server_closes_or_resets() {
+    const TIMES: usize = 50;
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let input = av_source(TMP, 2);
+    let (sent, flv) = (Probe::read(&input), Flv::read(&input).expect("FLV"));
+    let server = PlayServer::new().expect("a server");
+    let address = server.address();
+    let ids: Vec<_> = thread::scope(|scope| {
+        let ids = (0..TIMES).map(|n| {
+            let id = add(&daemon, &format!("rtmp://{address}/live/n{n}"), &format!("lobby/n{n}"));
+            let (socket, flv) = (server.accept(), &flv);
+            scope.spawn(move || {
+                let mut viewer = Viewer::greet(socket).expect("a player");
+                viewer.play(flv, 1).expect("played");
+                let ended = if n % 2 == 0 { viewer.fin() } else { viewer.reset() };
+                ended.expect("ended");
+            });
+            id
+        });
+        ids.collect()
+    });
+    for id in ids {
+        wait_state(&daemon, &id, "waiting");
+        daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    }
+    for n in 0..TIMES {
+        let file = file_of(&daemon.completed(&format!("n{n}")));
+        assert_eq!(Probe::read(&file).counts(), sent.counts(), "run {n}");
+    }
+}
+
+/// It sends on message stream 0, which rtmp2src ignored.
+#[test]
+fn ffmpeg_as_a_server_is_played() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let input = av_source(TMP, 4);
+    let sent = Probe::read(&input);
+    let port = free_port();
+    let url = format!("rtmp://127.0.0.1:{port}/live/cam");
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-re", "-i"]).arg(&input).args(["-map", "0", "-c", "copy"]);
+    let serving = Publisher::spawn(command.args(["-f", "flv", "-listen", "1", &url]));
+    wait_until("ffmpeg listens", SOON, || listens(port));
+    let id = add(&daemon, &url, "lobby/cam");
+    serving.finish(SENT);
+    wait_state(&daemon, &id, "waiting");
+    daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    let file = file_of(&daemon.completed("cam"));
+    let got = Probe::read(&file);
+    assert_eq!((got.counts(), decode(&file)), (sent.counts(), sent.video.len()));
+}
+
+/// As the kernel says: ffmpeg would take a knock for its one player.
+fn listens(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table of connections");
+    table.lines().any(|line| line.contains(&format!(":{port:04X} 00000000:0000 0A")))
+}
+
+/// A relay with virtual hosts goes by the name in tcUrl; rtmp2src could tell it the checked address only.
+#[test]
+fn the_server_hears_the_name_that_was_asked_for() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let flv = Flv::read(&av_source(TMP, 2)).expect("FLV");
+    let server = PlayServer::new().expect("a server");
+    let port = server.address().port();
+    let id = add(&daemon, &format!("rtmp://user:hunter2@localhost:{port}/a/b/cam?token=t"), "lobby/cam");
+    let mut viewer = Viewer::greet(server.accept()).expect("a player");
+    assert_eq!(viewer.tc_url, format!("rtmp://localhost:{port}/a/b"));
+    assert_eq!((viewer.app.as_str(), viewer.name.as_str()), ("a/b", "cam?token=t"));
+    assert!(daemon.log().contains("user and password are not sent"), "{}", daemon.log());
+    viewer.play(&flv, 1).expect("played");
+    wait_state(&daemon, &id, "live");
+    daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    viewer.command("deleteStream").expect("a goodbye");
+}
+
+#[test]
+fn why_a_server_ends_or_refuses_is_told() {
+    let house = House::new(RECORD_ALL, "connect_timeout = \"1s\"\npublisher_timeout = \"1s\"");
+    let daemon = house.start(REELD);
+    let flv = Flv::read(&av_source(TMP, 2)).expect("FLV");
+    let server = PlayServer::new().expect("a server");
+    type Script = fn(&mut Viewer<TcpStream>, &Flv) -> io::Result<()>;
+    let table: [(&str, Script, &str); 6] = [
+        (
+            "gone",
+            |v, _| v.on_status("error", "NetStream.Play.StreamNotFound"),
+            "the server has no such stream",
+        ),
+        ("mute", |_, _| Ok(()), "no answer within 1 s"),
+        ("idle", |v, _| v.on_status("status", "NetStream.Play.Start"), "no media within 1 s"),
+        (
+            "left",
+            |v, f| v.play(f, 1).and_then(|()| v.on_status("status", "NetStream.Play.UnpublishNotify")),
+            "the publisher has left",
+        ),
+        ("over", |v, f| v.play(f, 1).and_then(|()| v.user_control(1)), "the server has ended the stream"),
+        ("dead", |v, f| v.play(f, 1), "no media for 1 s"),
+    ];
+    for (name, script, reason) in table {
+        let id = add(&daemon, &format!("rtmp://{}/live/{name}", server.address()), &format!("lobby/{name}"));
+        let mut viewer = Viewer::greet(server.accept()).expect("a player");
+        script(&mut viewer, &flv).expect("told");
+        let waiting = wait_state(&daemon, &id, "waiting");
+        assert!(text(&waiting, "reason").starts_with(reason), "{name}: {waiting:#}");
+        daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    }
 }
 
 #[test]

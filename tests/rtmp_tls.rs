@@ -1,21 +1,28 @@
-//! RTMPS: the same recording as without TLS, and mistakes of either side told.
+//! RTMPS, published here or pulled: the same recording as without TLS, and mistakes of either side told.
 
+use serde_json::json;
 use std::{
     fs,
     io::{self, Read},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 use support::{
-    daemon::{Daemon, House, SOON, file_of},
+    daemon::{Daemon, House, SOON, file_of, text},
+    flv::Flv,
     media::{Probe, Publisher, av_source, decode},
-    wait::wait_until,
+    play::{PlayServer, Viewer},
+    wait::{wait_for, wait_until},
 };
 
-use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
+use tokio_rustls::rustls::{
+    self, ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{PrivateKeyDer, ServerName},
+};
 
 const REELD: &str = env!("CARGO_BIN_EXE_reeld");
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
@@ -125,4 +132,75 @@ fn reeld_check_names_the_file_that_is_wrong() {
     fs::remove_file(house.path("cert.pem")).expect("removed");
     let (good, said) = check();
     assert!(!good && said.contains("cert.pem: No such file"), "{said}");
+}
+
+/// The daemon, trusting the certificates in `file` and no others.
+fn trusting(house: &House, file: &Path) -> Daemon {
+    let script = house.path("trusting");
+    let text = format!("#!/bin/sh\nSSL_CERT_FILE={} SSL_CERT_DIR= exec {REELD} \"$@\"\n", file.display());
+    fs::write(&script, text).expect("written");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its rights");
+    house.start(script.to_str().expect("a path"))
+}
+
+/// A server's end of TLS on the next connection; the handshake runs with the first bytes.
+fn secured(server: &PlayServer, config: &Arc<ServerConfig>) -> StreamOwned<ServerConnection, TcpStream> {
+    StreamOwned::new(ServerConnection::new(config.clone()).expect("a server"), server.accept())
+}
+
+#[test]
+fn what_is_pulled_with_tls_is_whole_and_only_from_who_is_vouched_for() {
+    let house = House::new(RECORD_ALL, "");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    fs::write(house.path("root.pem"), made.cert.pem()).expect("written");
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key);
+    let config = Arc::new(config.expect("they fit"));
+    let server = PlayServer::new().expect("a server");
+    let port = server.address().port();
+    let input = av_source(TMP, 4);
+    let flv = Flv::read(&input).expect("FLV");
+    let add = |daemon: &Daemon, uri: &str, stream: &str| {
+        let answer = daemon.post("/api/v1/sources", &json!({"uri": uri, "stream": stream}));
+        format!("/api/v1/sources/{}", text(&answer.expect(201).json(), "id"))
+    };
+    let reason = |daemon: &Daemon, source: &str| {
+        let waits = || Some(daemon.get(source)).filter(|s| s["state"] == "waiting");
+        let reason = text(&wait_for("the source waits", SOON, waits), "reason");
+        daemon.delete(source).expect(204);
+        reason
+    };
+
+    let daemon = trusting(&house, &house.path("root.pem"));
+    let source = add(&daemon, &format!("rtmps://localhost:{port}/live/cam"), "lobby/cam");
+    let mut viewer = Viewer::greet(secured(&server, &config)).expect("a player");
+    assert_eq!(viewer.tc_url, format!("rtmps://localhost:{port}/live"));
+    viewer.play(&flv, 1).expect("played");
+    drop(viewer);
+    assert_eq!(reason(&daemon, &source), "the source closed the connection");
+    let file = file_of(&daemon.completed("cam"));
+    assert_eq!(Probe::read(&file).counts(), Probe::read(&input).counts());
+
+    let source = add(&daemon, &format!("rtmps://127.0.0.1:{port}/live/cam"), "lobby/other");
+    Viewer::greet(secured(&server, &config)).expect_err("another name");
+    assert_eq!(reason(&daemon, &source), "the server's certificate is for another host name");
+
+    let source = add(&daemon, &format!("rtmps://{}/live/cam", daemon.rtmp()), "lobby/plain");
+    let told = reason(&daemon, &source);
+    assert!(told.ends_with("is it rtmp:// and not rtmps://?"), "{told}");
+    drop(daemon);
+
+    let mut stranger = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("parameters");
+    stranger.distinguished_name.push(rcgen::DnType::CommonName, "somebody else");
+    let stranger = stranger.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("a certificate");
+    fs::write(house.path("stranger.pem"), stranger.pem()).expect("written");
+    let daemon = trusting(&house, &house.path("stranger.pem"));
+    let source = add(&daemon, &format!("rtmps://localhost:{port}/live/cam"), "lobby/cam");
+    Viewer::greet(secured(&server, &config)).expect_err("not trusted");
+    let told = reason(&daemon, &source);
+    assert!(told.starts_with("nobody whom this machine trusts vouches for the server"), "{told}");
 }

@@ -1,4 +1,9 @@
-//! TLS on the server's side: the certificate of `[tls]`, and reading an encrypted publisher as cheaply as a plain one.
+//! TLS: the certificate of `[tls]` for who publishes here, the [`client`]'s side for who is pulled from, and reading an
+//! encrypted connection as cheaply as a plain one.
+
+mod client;
+
+pub(super) use client::connect;
 
 use super::drain::drain;
 use crate::config::Tls;
@@ -12,16 +17,15 @@ use std::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{
-    TlsAcceptor,
+    TlsAcceptor, TlsStream,
     rustls::{
-        self, AlertDescription, InvalidMessage, ServerConfig, ServerConnection,
+        self, AlertDescription, ConnectionCommon, InvalidMessage, ServerConfig,
         crypto::ring::default_provider,
         pki_types::{
             CertificateDer, PrivateKeyDer,
             pem::{self, PemObject},
         },
     },
-    server::TlsStream,
 };
 
 /// A chain of certificates has a few KiB.
@@ -162,9 +166,25 @@ pub(super) fn explain(error: &io::Error) -> String {
 /// itself would wait for the socket's low-water mark.
 pub(super) fn drain_tls<E: From<io::Error>>(
     stream: &mut TlsStream<TcpStream>,
+    take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<bool, E> {
+    match stream {
+        TlsStream::Client(stream) => {
+            let (socket, tls) = stream.get_mut();
+            drain_side(socket, tls, take)
+        }
+        TlsStream::Server(stream) => {
+            let (socket, tls) = stream.get_mut();
+            drain_side(socket, tls, take)
+        }
+    }
+}
+
+fn drain_side<Side, E: From<io::Error>>(
+    socket: &TcpStream,
+    tls: &mut ConnectionCommon<Side>,
     mut take: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<bool, E> {
-    let (socket, tls) = stream.get_mut();
     let mut open = take_plain(tls, &mut take)?;
     let more = drain(socket, |mut bytes| {
         while open && !bytes.is_empty() {
@@ -178,8 +198,8 @@ pub(super) fn drain_tls<E: From<io::Error>>(
 }
 
 /// Hands on what is decrypted; false after the peer's goodbye.
-fn take_plain<E: From<io::Error>>(
-    tls: &mut ServerConnection,
+fn take_plain<Side, E: From<io::Error>>(
+    tls: &mut ConnectionCommon<Side>,
     take: &mut impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<bool, E> {
     let mut reader = tls.reader();

@@ -16,6 +16,7 @@ pub mod flv;
 pub mod http;
 pub mod live;
 pub mod media;
+pub mod play;
 pub mod relay;
 pub mod rtmp;
 pub mod rtsp;

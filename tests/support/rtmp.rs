@@ -71,7 +71,7 @@ pub struct Command {
 }
 
 impl Command {
-    fn parse(payload: &[u8]) -> Result<Self, Amf0Error> {
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, Amf0Error> {
         let mut values = amf0::decode(payload)?.into_iter();
         let name = values.next().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
         let transaction = values.next().and_then(|value| value.as_number()).unwrap_or_default();
@@ -425,7 +425,7 @@ pub fn encode_metadata(out: &mut Vec<u8>, stream_id: u32, script: &[u8], chunk_s
     chunk::encode(out, DATA_CHUNKS, message_type::DATA_AMF0, stream_id, 0, &payload, chunk_size);
 }
 
-fn command_bytes(name: &str, transaction: f64, args: Vec<Value>) -> Vec<u8> {
+pub(crate) fn command_bytes(name: &str, transaction: f64, args: Vec<Value>) -> Vec<u8> {
     let mut values = vec![Value::string(name), Value::Number(transaction)];
     values.extend(args);
     amf0::encode(&values)

@@ -30,6 +30,8 @@ const COMMAND_CSID: u32 = 3;
 pub const MAX_COMMAND_BYTES: usize = 64 << 10;
 
 const STREAM_BEGIN: u16 = 0;
+const STREAM_EOF: u16 = 1;
+const SET_BUFFER_LENGTH: u16 = 3;
 const PING_REQUEST: u16 = 6;
 const PING_RESPONSE: u16 = 7;
 
@@ -115,6 +117,16 @@ impl Metadata {
     }
 }
 
+/// Whether a data message says that a recorded stream was played to its end.
+pub fn is_play_complete(body: &[u8]) -> bool {
+    let Ok(values) = values_of(body) else { return false };
+    values.first().and_then(amf::as_text) == Some("onPlayStatus")
+        && values
+            .iter()
+            .filter_map(|info| amf::member(info, "code"))
+            .any(|code| amf::as_text(code) == Some("NetStream.Play.Complete"))
+}
+
 /// The time of a ping request; `None` for every other user control message (RTMP 1.0, 7.1.7).
 pub fn ping_request(body: &[u8]) -> Option<u32> {
     match *body {
@@ -123,6 +135,11 @@ pub fn ping_request(body: &[u8]) -> Option<u32> {
         }
         _ => None,
     }
+}
+
+/// Whether a user control message says that the stream is over (RTMP 1.0, 7.1.7).
+pub fn is_stream_eof(body: &[u8]) -> bool {
+    body.starts_with(&STREAM_EOF.to_be_bytes())
 }
 
 /// Messages on their way to the peer, already in chunks.
@@ -170,6 +187,13 @@ impl Outgoing {
 
     pub fn stream_begin(&mut self, stream_id: u32) {
         self.user_control(STREAM_BEGIN, stream_id);
+    }
+
+    /// How much a player buffers, in milliseconds.
+    pub fn buffer_length(&mut self, stream_id: u32, length_ms: u32) {
+        let event = SET_BUFFER_LENGTH.to_be_bytes();
+        let body = [&event[..], &stream_id.to_be_bytes(), &length_ms.to_be_bytes()].concat();
+        self.control(type_id::USER_CONTROL, &body);
     }
 
     pub fn ping_response(&mut self, time_ms: u32) {

@@ -173,7 +173,7 @@ async fn encrypted(shared: &Shared, socket: TcpStream, certificate: &Certificate
         () = shared.shutdown.cancelled() => return Err("the server is ending".into()),
     };
     match accepted {
-        Ok(Ok(stream)) => Ok(Socket::Tls(Box::new(stream))),
+        Ok(Ok(stream)) => Ok(Socket::tls(stream)),
         Ok(Err(e)) => Err(tls::explain(&e)),
         Err(_) => Err(format!("no TLS handshake within {} s (handshake_timeout)", limit.as_secs_f32())),
     }

@@ -6,23 +6,20 @@ use super::message::{
     Aggregate, Command, MessageError, Metadata, Outgoing, ping_request, short_name, type_id,
 };
 use super::publish::{PublishRequest, QueryError};
+use super::window::{WINDOW_BYTES, Window};
 
-/// What we ask peers to acknowledge after, and acknowledge after ourselves until they ask otherwise.
-const WINDOW_BYTES: u32 = 2_500_000;
-/// A peer that asks for acknowledgements more often gets them this often.
-const MIN_WINDOW_BYTES: u32 = 4_096;
 /// Our own chunk size: every answer fits one chunk.
 const CHUNK_SIZE: u32 = 4_096;
 /// Message streams one connection may create.
 const MAX_STREAMS: u32 = 64;
-/// What Enhanced RTMP clients may send; `FourCC`s of the codecs that `flv` reads.
-const VIDEO_FOUR_CCS: [&str; 5] = ["avc1", "hvc1", "av01", "vp09", "vp08"];
-const AUDIO_FOUR_CCS: [&str; 3] = ["Opus", "mp4a", ".mp3"];
+/// What Enhanced RTMP peers may send; `FourCC`s of the codecs that `flv` reads.
+pub(super) const VIDEO_FOUR_CCS: [&str; 5] = ["avc1", "hvc1", "av01", "vp09", "vp08"];
+pub(super) const AUDIO_FOUR_CCS: [&str; 3] = ["Opus", "mp4a", ".mp3"];
 /// `FourCcInfoMask.CanForward`: what a recorder does with a codec (Enhanced RTMP v2, connect).
-const CAN_FORWARD: f64 = 4.0;
+pub(super) const CAN_FORWARD: f64 = 4.0;
 /// `CapsExMask.ModEx`: packet modifiers are read. Not Reconnect, which we never ask for, and not Multitrack: of
 /// several tracks only the first is recorded.
-const CAPS_EX: f64 = 4.0;
+pub(super) const CAPS_EX: f64 = 4.0;
 
 /// What a message meant to the rest of the server.
 #[derive(Debug, PartialEq)]
@@ -103,9 +100,7 @@ pub struct Session {
     peer: Peer,
     streams: u32,
     out: Outgoing,
-    window_bytes: u32,
-    received: u64,
-    acknowledged: u64,
+    window: Window,
     aggregate: Option<Aggregate>,
 }
 
@@ -116,9 +111,7 @@ impl Default for Session {
             peer: Peer::default(),
             streams: 0,
             out: Outgoing::default(),
-            window_bytes: WINDOW_BYTES,
-            received: 0,
-            acknowledged: 0,
+            window: Window::default(),
             aggregate: None,
         }
     }
@@ -165,11 +158,7 @@ impl Session {
 
     /// Counts bytes read from the socket; acknowledges them when the peer's window is full.
     pub fn received(&mut self, bytes: usize) {
-        self.received += bytes as u64;
-        if self.received - self.acknowledged >= u64::from(self.window_bytes) {
-            self.acknowledged = self.received;
-            self.out.acknowledgement(self.received as u32);
-        }
+        self.window.received(bytes, &mut self.out);
     }
 
     /// Bytes to send; empty when there are none. Ask after every `handle`, `received`, accept or refuse.
@@ -222,12 +211,10 @@ impl Session {
     }
 
     fn control(&mut self, message: &RawMessage) {
-        match (message.type_id, &message.payload[..]) {
-            (type_id::WINDOW_ACK_SIZE, &[a, b, c, d, ..]) => {
-                self.window_bytes = u32::from_be_bytes([a, b, c, d]).max(MIN_WINDOW_BYTES);
-            }
-            (type_id::USER_CONTROL, body) => {
-                if let Some(time_ms) = ping_request(body) {
+        match message.type_id {
+            type_id::WINDOW_ACK_SIZE => self.window.set(&message.payload),
+            type_id::USER_CONTROL => {
+                if let Some(time_ms) = ping_request(&message.payload) {
                     self.out.ping_response(time_ms);
                 }
             }

@@ -4,15 +4,19 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
-/// A publisher's socket, plain or with TLS.
+/// The socket of a publisher, or of a server that is played; plain or with TLS.
 pub(super) enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Socket {
+    pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
+        Self::Tls(Box::new(stream.into()))
+    }
+
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,

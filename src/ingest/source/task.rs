@@ -15,10 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Time a connection has to say goodbye once its source is removed.
@@ -81,14 +78,6 @@ impl Source {
     /// itself and for where it redirects to.
     pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, PullError> {
         reach::connect(host, port, &self.limits).await
-    }
-
-    /// Where the source is, for a protocol whose client connects by itself: at least one address, all of them allowed.
-    /// Within `connect_timeout`.
-    pub async fn addresses(&self) -> Result<Vec<SocketAddr>, PullError> {
-        let (what, limit) = ("address", self.limits.connect_timeout);
-        let found = timeout(limit, reach::addresses(self.uri.host(), self.uri.port(), &self.limits)).await;
-        found.map_err(|_| PullError::Timeout { what, limit })?
     }
 
     /// Takes the stream's name in the hub, for a source that has no publisher yet.
