@@ -10,8 +10,23 @@ const MAX_DERIVED_NAME_BYTES: usize = 200;
 /// What stands for a value that may be a secret.
 const HIDDEN: &str = "xxx";
 /// Query keys whose values cameras take as credentials.
-const SECRET_KEYS: [&str; 11] =
-    ["auth", "key", "pass", "passwd", "password", "psw", "pwd", "secret", "sig", "signature", "token"];
+const SECRET_KEYS: [&str; 15] = [
+    "access_token",
+    "apikey",
+    "api_key",
+    "auth",
+    "authbasic",
+    "key",
+    "pass",
+    "passwd",
+    "password",
+    "psw",
+    "pwd",
+    "secret",
+    "sig",
+    "signature",
+    "token",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
@@ -236,6 +251,10 @@ mod tests {
             ("rtmp://10.0.0.7:1935/live/a", "rtmp://10.0.0.7/live/a"),
             ("rtsp://h/a_b/user=x_password=p_q_channel=1", "rtsp://h/a_b/user=x_password=xxx_channel=1"),
             ("rtsp://h/user=x&password=p_q&channel=1", "rtsp://h/user=x&password=xxx&channel=1"),
+            (
+                "rtsp://h/realmonitor?channel=1&authbasic=YWRtaW4",
+                "rtsp://h/realmonitor?channel=1&authbasic=xxx",
+            ),
             ("rtsp://h", "rtsp://h"),
             ("rtsp://h/c?channel=1&PASSWORD=hunter2&token=t", "rtsp://h/c?channel=1&PASSWORD=xxx&token=xxx"),
         ];
