@@ -8,6 +8,9 @@ use std::{collections::BTreeMap, marker::PhantomData};
 const MAX_NAL_UNITS: usize = 4_096;
 /// Longest parameter set; a real one has less than a few hundred bytes.
 const MAX_SET_BYTES: usize = 4 << 10;
+/// Most bytes of all parameter sets of one kind. Past them those of other ids are forgotten: all of them go into the
+/// caps, which every change makes anew.
+const MAX_KIND_BYTES: usize = 16 << 10;
 const LENGTH_BYTES: usize = 4;
 
 /// What a NAL unit is to an access unit.
@@ -65,10 +68,14 @@ impl ParameterSets {
 
     /// True when it changes anything.
     fn insert(&mut self, kind: usize, id: u8, set: &[u8]) -> bool {
-        if self.sets[kind].get(&id).is_some_and(|known| known == set) {
+        let sets = &mut self.sets[kind];
+        if sets.get(&id).is_some_and(|known| known == set) {
             return false;
         }
-        self.sets[kind].insert(id, set.to_vec());
+        sets.insert(id, set.to_vec());
+        if sets.values().map(Vec::len).sum::<usize>() > MAX_KIND_BYTES {
+            sets.retain(|known, _| *known == id);
+        }
         true
     }
 }

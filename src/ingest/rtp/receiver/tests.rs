@@ -444,6 +444,19 @@ fn a_stream_that_ends_at_once_is_whole() {
     assert_eq!(house.frames(MediaKind::Audio).len(), 1);
 }
 
+/// Once all that one read of the socket brought waited for its end, four megabytes of the smallest frames there are.
+#[test]
+fn units_do_not_wait_for_the_end_of_a_read() {
+    let mut house = House::new(Arrival::InOrder);
+    house.stream(0, 30);
+    let frames = |house: &mut House| house.receiver.publisher().stream().snapshot().frames;
+    let before = frames(&mut house);
+    for n in 60..360 {
+        house.audio(n, 1_200 * MS);
+    }
+    assert_eq!(frames(&mut house) - before, 256);
+}
+
 #[test]
 fn a_report_names_the_sender_and_asks_for_a_key_frame() {
     let mut house = House::new(Arrival::Unordered);
