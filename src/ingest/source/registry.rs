@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::Transport,
     hub::Hub,
-    ingest::{rtmp::RtmpPull, rtsp::RtspPull},
+    ingest::{drain::common_origin, rtmp::RtmpPull, rtsp::RtspPull},
     media::{NameError, RoomName, StreamName, split_path},
 };
 use chrono::Utc;
@@ -79,7 +79,7 @@ impl Sources {
         let inner = Inner {
             hub,
             limits: Arc::new(limits),
-            started: Instant::now(),
+            started: common_origin(),
             sources: Mutex::default(),
             tasks: TaskTracker::new(),
         };

@@ -242,12 +242,13 @@ impl Setup {
 
     async fn over_udp(&mut self, url: &Url) -> Result<(Response<Vec<u8>>, UdpPair), PullError> {
         let (local, remote) = (self.dialogue.local, self.dialogue.remote);
-        let sockets = UdpPair::bind(local.ip(), remote.ip(), None)?;
+        let mut sockets = UdpPair::bind(local, remote, None)?;
         let (rtp, rtcp) = sockets.ports()?;
         let asked = format!("RTP/AVP;unicast;client_port={rtp}-{rtcp}");
         let response = self.dialogue.request(&Method::Setup, url, &[(headers::TRANSPORT, &asked)]).await?;
         if let Some(ports) = pair(transport_parameter(&response, "server_port")) {
-            sockets.punch(ports);
+            sockets.peer_told(ports);
+            sockets.punch();
         }
         Ok((response, sockets))
     }
