@@ -357,6 +357,20 @@ fn what_clients_do_wrong_is_answered() {
     assert_eq!(daemon.sessions(), [] as [Value; 0]);
 }
 
+/// Once a stream that was announced and not recorded yet could not be ended: its name was taken until handshake_timeout.
+#[test]
+fn an_announced_stream_can_be_ended() {
+    let house = House::new(RECORD_ALL, "handshake_timeout = \"60s\"");
+    let daemon = house.start(REELD);
+    let flv = Flv::read(&av_source(TMP, 4)).expect("an FLV file");
+    let mut client = Client::connect(daemon.rtsp(), &daemon.rtsp_url("live/cam")).expect("a connection");
+    client.announce(&sdp_of(&flv)).and_then(|answer| answer.ok()).expect("accepted");
+    let id = daemon.session_id("cam");
+    daemon.delete(&format!("/api/v1/sessions/{id}")).expect(204);
+    client.wait_closed().expect("closed by the server");
+    wait_until("its name is free", SOON, || daemon.sessions().is_empty());
+}
+
 #[test]
 fn who_never_gets_to_the_point_is_let_go() {
     let house = House::new(RECORD_ALL, &format!("{IMPATIENT}\nmax_connections = 20"));

@@ -95,6 +95,17 @@ impl<'a> Peer<'a> {
         self.session.streams().iter().any(|s| s.lower == Lower::Tcp)
     }
 
+    /// Done when someone asked the stream that is announced, and not recorded yet, to end.
+    pub fn kicked(&self) -> impl Future<Output = ()> + use<> {
+        let stream = self.publisher.as_ref().map(|publisher| publisher.stream().clone());
+        async {
+            match stream {
+                Some(stream) => stream.kicked().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// One message of the connection.
     pub fn take(&mut self, incoming: Incoming<'_>) {
         match incoming {

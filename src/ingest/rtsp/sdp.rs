@@ -103,6 +103,13 @@ pub fn control_url(base: &Url, control: Option<&str>) -> Url {
     Url::parse(&format!("{base}{slash}{control}")).unwrap_or_else(|_| base.clone())
 }
 
+/// `url` as it may be kept and sent: some clients and servers write user and password into their URLs.
+pub fn without_user(mut url: Url) -> Url {
+    // It fails only for URLs without a host, which have no user.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url
+}
+
 fn control_of(value: &str) -> String {
     value.trim().to_owned()
 }
@@ -122,7 +129,8 @@ fn format_of(media: &Media, word: &str) -> Result<Format, String> {
     Ok(Format { codec, payload_type, clock_rate, channels, fmtp })
 }
 
-fn kind_word(kind: MediaKind) -> &'static str {
+/// What an `m=` line calls a kind of media.
+pub fn kind_word(kind: MediaKind) -> &'static str {
     match kind {
         MediaKind::Video => "video",
         MediaKind::Audio => "audio",

@@ -9,12 +9,11 @@ use crate::{
             receiver::{Arrival, Media},
         },
         rtsp::{
-            sdp::{Description, Section, control_url},
+            sdp::{Description, Section, control_url, kind_word, without_user},
             udp::UdpPair,
         },
         source::{PullError, Source, SourceUri},
     },
-    media::MediaKind,
 };
 use rtsp_types::{HeaderName, Method, Response, StatusCode, headers};
 use std::time::Duration;
@@ -179,13 +178,6 @@ fn usable(source: &Source, description: &Description) -> Result<Vec<Section>, Pu
     Ok(taken)
 }
 
-fn kind_word(kind: MediaKind) -> &'static str {
-    match kind {
-        MediaKind::Video => "video",
-        MediaKind::Audio => "audio",
-    }
-}
-
 /// The session while its tracks are set up.
 struct Setup {
     dialogue: Dialogue,
@@ -292,13 +284,6 @@ fn pair<T: std::str::FromStr + Into<u16> + TryFrom<u16> + Copy>(value: Option<&s
         Some(second) => Some((first, second?)),
         None => Some((first, T::try_from(first.into().checked_add(1)?).ok()?)),
     }
-}
-
-/// Some servers repeat user and password in the URLs they give.
-fn without_user(mut url: Url) -> Url {
-    // It fails only for URLs without a host, which have no user.
-    let _ = url.set_username("").and_then(|()| url.set_password(None));
-    url
 }
 
 /// A codec's name as it may stand in a log line.
