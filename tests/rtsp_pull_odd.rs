@@ -56,6 +56,8 @@ enum Reply {
     },
     /// These bytes.
     Raw(&'static [u8]),
+    /// The usual answer to PLAY, and these bytes, so often.
+    Many(&'static [u8], usize),
     Nothing,
 }
 
@@ -138,6 +140,12 @@ fn serve(
                 return Ok(());
             }
             Reply::Raw(bytes) => writer.write_all(bytes)?,
+            Reply::Many(bytes, times) => {
+                if request.method == "PLAY" {
+                    answer(&mut writer, &request, "200 OK", "")?;
+                }
+                writer.write_all(&bytes.repeat(times))?;
+            }
             Reply::Nothing => {}
         }
     }
@@ -344,7 +352,7 @@ fn broken_servers_make_a_source_wait_and_say_why() {
     let house = House::new("", "connect_timeout = \"1s\"\npublisher_timeout = \"1s\"");
     let daemon = house.start(REELD);
     type Script = fn(&Request) -> Reply;
-    let cases: [(Script, &str); 9] = [
+    let cases: [(Script, &str); 11] = [
         (|_| Reply::Nothing, "no answer within 1 s"),
         (|_| Reply::Raw(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "no RTSP message"),
         (|_| Reply::Raw(b"RTSP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n"), "99999999 bytes"),
@@ -352,6 +360,18 @@ fn broken_servers_make_a_source_wait_and_say_why() {
         (|r| refuse(r, "DESCRIBE", "404 Not Found"), "DESCRIBE with 404"),
         (|r| refuse(r, "SETUP", "461 Unsupported Transport"), "SETUP with 461"),
         (|r| refuse(r, "PLAY", "454 Session Not Found"), "PLAY with 454"),
+        // Packets without payload, which once cost nothing.
+        (|_| Reply::Many(b"$\0\0\0", 200_000), "too much of it"),
+        (
+            |r| {
+                if r.method == "PLAY" {
+                    Reply::Many(b"OPTIONS * RTSP/1.0\r\n\r\n", 500)
+                } else {
+                    Reply::Fine("")
+                }
+            },
+            "messages without end",
+        ),
         (|_| Reply::Fine(""), "no media within 1 s"),
         (
             |r| match r.method.as_str() {

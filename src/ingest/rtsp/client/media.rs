@@ -21,6 +21,9 @@ use tokio::time::Interval;
 /// RFC 3550, 6.2.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
+/// Most messages beside media that are taken in one read.
+const MAX_MESSAGES: usize = 64;
+
 pub(super) struct Reading<'a> {
     source: &'a Source,
     playing: &'a mut Playing,
@@ -210,6 +213,7 @@ impl<'a> Reading<'a> {
             reader.read(bytes, |incoming| {
                 match incoming {
                     Incoming::Data { channel, payload } => heard.interleaved(tracks, channel, payload)?,
+                    _ if asked.len() == MAX_MESSAGES => return Err(RtspError::TooManyMessages.into()),
                     Incoming::Request(request) => asked.push(Message::Asked(request)),
                     Incoming::Response(response) => asked.push(Message::Answered(response)),
                 }
