@@ -365,7 +365,7 @@ fn an_announced_stream_can_be_ended() {
     let flv = Flv::read(&av_source(TMP, 4)).expect("an FLV file");
     let mut client = Client::connect(daemon.rtsp(), &daemon.rtsp_url("live/cam")).expect("a connection");
     client.announce(&sdp_of(&flv)).and_then(|answer| answer.ok()).expect("accepted");
-    let id = daemon.session_id("cam");
+    let id = text(&daemon.sessions()[0], "mediaSessionId");
     daemon.delete(&format!("/api/v1/sessions/{id}")).expect(204);
     client.wait_closed().expect("closed by the server");
     wait_until("its name is free", SOON, || daemon.sessions().is_empty());
