@@ -145,6 +145,10 @@ impl RtspPull {
             Ok(()) => media::Reading::new(source, self, &mut playing, transport).run().await,
             Err(error) => error.into(),
         };
+        if let Some(receiver) = self.receiver() {
+            // A recording that is stopped while the source is away must not miss it.
+            receiver.interrupted();
+        }
         if !matches!(&ended, Ended::With(PullError::Io(_) | PullError::Closed)) {
             playing.goodbye().await;
         }

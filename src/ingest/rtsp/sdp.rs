@@ -185,7 +185,8 @@ fn parameters(text: &str) -> Vec<(String, String)> {
     pairs
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key.trim().to_ascii_lowercase(), value.trim().to_owned())
+            // Some cameras put values into quotes.
+            (key.trim().to_ascii_lowercase(), value.trim().trim_matches('"').to_owned())
         })
         .collect()
 }
@@ -220,6 +221,15 @@ mod tests {
         assert_eq!(v.fmtp("sprop-parameter-sets"), Some("Z0LAHtkA,aMuDyyA=="));
         assert_eq!((a.codec, a.payload_type, a.clock_rate, a.channels), (Codec::Aac, 97, 48_000, 2));
         assert_eq!((a.fmtp("mode"), a.fmtp("config")), (Some("AAC-hbr"), Some("1190")));
+    }
+
+    #[test]
+    fn parameters_are_read_however_they_are_written() {
+        let lines = "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 mpeg4-generic/48000/2\r\n\
+            a=fmtp:97  MODE=AAC-hbr ;config=\"1190\";; empty= ;flag;a=b=c\r\n";
+        let format = &section(lines).formats[0];
+        let told = ["mode", "config", "empty", "flag", "a", "none"].map(|key| format.fmtp(key));
+        assert_eq!(told, [Some("AAC-hbr"), Some("1190"), Some(""), Some(""), Some("b=c"), None]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Where a source is: its address for everyone, its user and password for its server only.
 
+use crate::ingest::percent_decoded;
 use std::fmt;
 use url::{Host, Url};
 
@@ -114,9 +115,10 @@ impl SourceUri {
         };
         let written = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let port = url.port().unwrap_or(scheme.default_port());
+        let text = |coded| String::from_utf8_lossy(&percent_decoded(coded)).into_owned();
         let credentials = (!url.username().is_empty() || url.password().is_some()).then(|| Credentials {
-            user: percent_decoded(url.username()),
-            password: percent_decoded(url.password().unwrap_or_default()),
+            user: text(url.username()),
+            password: text(url.password().unwrap_or_default()),
         });
         let set = url.set_username("").and_then(|()| url.set_password(None));
         set.and_then(|()| url.set_port((port != scheme.default_port()).then_some(port)))
@@ -216,25 +218,6 @@ fn hidden(text: &str, separator: char) -> String {
 fn is_host_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !name.is_empty() && name.len() <= 253 && name.chars().all(plain)
-}
-
-/// RFC 3986 §2.1; what is no escape stays.
-fn percent_decoded(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = after.get(..2).filter(|_| *first == b'%').and_then(|hex| hex::decode(hex).ok());
-        match escaped {
-            Some(byte) => {
-                bytes.extend(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
