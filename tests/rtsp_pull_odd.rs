@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -69,7 +69,11 @@ struct Server {
 
 impl Server {
     fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), script)
+    }
+
+    fn start_at(host: IpAddr, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((host, 0)).expect("a port");
         let address = listener.local_addr().expect("bound");
         let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
         let (script, log) = (Arc::new(script), seen.clone());
@@ -243,6 +247,50 @@ fn what_comes_over_no_udp_comes_over_tcp() {
 }
 
 #[test]
+fn servers_with_ipv6_addresses_are_pulled_over_both_transports() {
+    let house = House::new("", "");
+    let daemon = house.start(REELD);
+    let here = IpAddr::from(Ipv6Addr::LOCALHOST);
+    let tcp = Server::start_at(here, |request| match request.method.as_str() {
+        "PLAY" => Reply::Media { channel: 0, packets: 3000 },
+        _ => Reply::Fine(""),
+    });
+    let media = UdpSocket::bind((here, 0)).expect("a port");
+    let port = media.local_addr().expect("bound").port();
+    let udp = Server::start_at(here, move |request| match request.method.as_str() {
+        "SETUP" => {
+            let asked = request.header("Transport").expect("a transport");
+            let client: u16 = asked
+                .split("client_port=")
+                .nth(1)
+                .and_then(|ports| ports.split('-').next()?.parse().ok())
+                .expect("a port");
+            let media = media.try_clone().expect("a socket");
+            thread::spawn(move || {
+                for index in 0..3000 {
+                    thread::sleep(Duration::from_millis(20));
+                    media.send_to(&packet(0, index)[4..], (here, client))?;
+                }
+                Ok::<_, std::io::Error>(())
+            });
+            Reply::Other(format!("200 OK\r\nTransport: {asked};server_port={port}-{}\r\n", port + 1))
+        }
+        _ => Reply::Fine(""),
+    });
+    for (server, transport) in [(&tcp, "tcp"), (&udp, "udp")] {
+        let uri = format!("rtsp://[::1]:{}/x", server.address.port());
+        let path = add(&daemon, &json!({"uri": uri, "stream": transport, "transport": transport}));
+        live(&daemon, &path);
+        assert_eq!(daemon.get(&path)["uri"], uri);
+        daemon.wait_frames(&daemon.session_id(transport), 50);
+        let session = daemon.session(transport);
+        assert_eq!(session["protocol"], "rtsp");
+        assert_eq!(session["remote"], server.address.to_string());
+        assert_eq!(session["lost"], 0);
+    }
+}
+
+#[test]
 fn servers_that_do_as_they_like_are_understood() {
     let house = House::new("", "");
     let daemon = house.start(REELD);
@@ -328,6 +376,8 @@ fn redirects_are_followed_within_the_rules_and_without_the_password() {
     let cases = [
         ("rtsp://169.254.169.254/latest".to_owned(), "allow_sources"),
         ("http://127.0.0.1/".to_owned(), "redirects to what cannot be pulled"),
+        // Once RTSP was spoken there in the clear.
+        ("rtsps://127.0.0.1/".to_owned(), "redirects to what cannot be pulled"),
     ];
     for (location, want) in cases {
         let server = to(location);

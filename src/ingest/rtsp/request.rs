@@ -1,7 +1,7 @@
 //! What requests of a publisher say, beside their method.
 
 use super::{sdp::Section, transport::Transport};
-use crate::ingest::{percent_decoded, rtp::depay};
+use crate::ingest::percent_decoded;
 use rtsp_types::{
     Request,
     headers::{CONTENT_TYPE, USER_AGENT},
@@ -98,14 +98,7 @@ pub fn is_ours(transport: &Transport) -> bool {
 
 /// Leaves in a section the formats that can be read; an error names those that cannot when there are no others.
 pub fn usable(mut section: Section) -> Result<Section, String> {
-    let mut faults = std::mem::take(&mut section.unsupported);
-    section.formats.retain(|format| match depay::make(format) {
-        Ok(_) => true,
-        Err(e) => {
-            faults.push(e.to_string());
-            false
-        }
-    });
+    let faults = section.keep_readable();
     match section.formats.is_empty() {
         false => Ok(section),
         true => Err(format!("this {} cannot be received: {}", section.media, faults.join(", "))),

@@ -2,7 +2,7 @@
 //! each is controlled.
 
 use crate::{
-    ingest::rtp::Format,
+    ingest::rtp::{Format, depay},
     media::{Codec, MediaKind},
 };
 use sdp_types::{Media, Session};
@@ -67,6 +67,19 @@ impl Description {
 impl Section {
     pub fn kind(&self) -> Option<MediaKind> {
         self.formats.first().map(|f| f.codec.kind())
+    }
+
+    /// Leaves the formats that can be read; why the others cannot, and the names of what is not known at all.
+    pub fn keep_readable(&mut self) -> Vec<String> {
+        let mut faults = std::mem::take(&mut self.unsupported);
+        self.formats.retain(|format| match depay::make(format) {
+            Ok(_) => true,
+            Err(error) => {
+                faults.push(error.to_string());
+                false
+            }
+        });
+        faults
     }
 
     fn of(media: &Media) -> Result<Self, SdpError> {

@@ -4,15 +4,12 @@ use super::{RtspError, dialogue::Dialogue, start::Start};
 use crate::{
     config::Transport,
     ingest::{
-        rtp::{
-            depay,
-            receiver::{Arrival, Media},
-        },
+        rtp::receiver::{Arrival, Media},
         rtsp::{
             sdp::{Description, Section, control_url, kind_word, without_user},
             udp::UdpPair,
         },
-        source::{PullError, Source, SourceUri},
+        source::{PullError, Scheme, Source, SourceUri},
     },
 };
 use rtsp_types::{HeaderName, Method, Response, StatusCode, headers};
@@ -104,8 +101,8 @@ async fn describe(dialogue: &mut Dialogue, uri: &SourceUri) -> Result<Found, Pul
     let response = dialogue.request(&Method::Describe, url, &accept).await?;
     if matches!(response.status(), StatusCode::MovedPermanently | StatusCode::Found | StatusCode::SeeOther) {
         let location = text(&response, &headers::LOCATION).ok_or(RtspError::BadRedirect)?;
-        let next = uri.redirected(location).map_err(|_| RtspError::BadRedirect)?;
-        return Ok(Found::Elsewhere(next));
+        let next = uri.redirected(location).ok().filter(|next| next.scheme() == Scheme::Rtsp);
+        return Ok(Found::Elsewhere(next.ok_or(RtspError::BadRedirect)?));
     }
     expect_ok("DESCRIBE", &response)?;
     let base = [headers::CONTENT_BASE, headers::CONTENT_LOCATION].iter().find_map(|name| {
@@ -152,15 +149,8 @@ async fn play(
 fn usable(source: &Source, description: &Description) -> Result<Vec<Section>, PullError> {
     let (mut taken, mut skipped): (Vec<Section>, Vec<String>) = (Vec::new(), Vec::new());
     for section in &description.sections {
-        skipped.extend(section.unsupported.iter().map(|name| plain(name)));
         let mut section = section.clone();
-        section.formats.retain(|format| match depay::make(format) {
-            Ok(_) => true,
-            Err(error) => {
-                skipped.push(error.to_string());
-                false
-            }
-        });
+        skipped.extend(section.keep_readable().iter().map(|fault| plain(fault)));
         let Some(kind) = section.kind() else { continue };
         match taken.iter().any(|other| other.kind() == Some(kind)) {
             true => skipped.push(format!("a second {}", kind_word(kind))),
@@ -286,10 +276,11 @@ fn pair<T: std::str::FromStr + Into<u16> + TryFrom<u16> + Copy>(value: Option<&s
     }
 }
 
-/// A codec's name as it may stand in a log line.
+/// A codec's name, or what is wrong with it, as it may stand in a log line.
 fn plain(name: &str) -> String {
-    let safe = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/' | ' ');
-    name.chars().filter(safe).take(40).collect()
+    let safe =
+        |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/' | ' ' | ':' | '=' | ',');
+    name.chars().filter(safe).take(80).collect()
 }
 
 #[cfg(test)]
