@@ -80,6 +80,12 @@ impl ParameterSets {
     }
 }
 
+/// A NAL unit after its 16-bit size, and what follows it.
+pub(super) fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (size, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*size)))
+}
+
 /// Puts access units together.
 pub(super) struct AccessUnits<C> {
     /// Its payload: NAL units with 4-byte lengths.
@@ -177,8 +183,27 @@ impl<C: NalCodec> AccessUnits<C> {
         self.nal_done(at);
     }
 
-    /// The first fragment of a NAL unit.
-    pub fn first_fragment(&mut self, header: &[u8], fragment: &[u8]) {
+    /// NAL units after their 16-bit sizes (RFC 6184, 5.7.1; RFC 7798, 4.4.2).
+    pub fn aggregate(&mut self, mut rest: &[u8]) {
+        while let Some((nal, more)) = split_sized(rest) {
+            self.nal(nal);
+            rest = more;
+        }
+        if !rest.is_empty() {
+            self.spoil();
+        }
+    }
+
+    /// A part of a NAL unit with `header` (RFC 6184, 5.8; RFC 7798, 4.4.3), the `first`, the `last`, or between them.
+    pub fn fragment(&mut self, header: &[u8], fragment: &[u8], first: bool, last: bool) {
+        match (first, last) {
+            (true, true) => self.nal(&[header, fragment].concat()),
+            (true, false) => self.first_fragment(header, fragment),
+            (false, last) => self.next_fragment(header[0], fragment, last),
+        }
+    }
+
+    fn first_fragment(&mut self, header: &[u8], fragment: &[u8]) {
         if self.fragmented.is_some() {
             return self.spoil();
         }
@@ -188,8 +213,8 @@ impl<C: NalCodec> AccessUnits<C> {
         self.assembly.append(fragment);
     }
 
-    /// A later fragment. Its `header` must tell the same NAL unit type as the first one's.
-    pub fn next_fragment(&mut self, header: u8, fragment: &[u8], last: bool) {
+    /// Its `header` must tell the same NAL unit type as the first one's.
+    fn next_fragment(&mut self, header: u8, fragment: &[u8], last: bool) {
         let Some(at) = self.fragmented else { return self.spoil() };
         let begun = self.assembly.payload.get(at + LENGTH_BYTES);
         if begun.is_none_or(|begun| begun & C::TYPE_MASK != header & C::TYPE_MASK) {
