@@ -150,9 +150,12 @@ fn gstreamer_pushes_over_tcp_and_udp() {
         Publisher::spawn(command.arg("-q").args(pipeline.split_whitespace()))
     };
     let publishers = ["tcp", "udp"].map(|over| (over, push(over)));
-    for (over, publisher) in &publishers {
+    // Of both before either is waited for: the second may have ended by itself by then.
+    let sessions = publishers.iter().map(|(over, _)| daemon.session_id(&format!("gst-{over}")));
+    let sessions: Vec<_> = sessions.collect();
+    for ((_, publisher), id) in publishers.iter().zip(sessions) {
         // This sink does not always notice that all is sent: then it is told.
-        let session = format!("/api/v1/sessions/{}", daemon.session_id(&format!("gst-{over}")));
+        let session = format!("/api/v1/sessions/{id}");
         wait_until("all is sent", SOON, || {
             let answer = daemon.request("GET", &session, b"");
             answer.status == 404 || answer.json()["frames"].as_u64() >= Some(90 + 150)
