@@ -241,8 +241,12 @@ impl Output {
         }
     }
 
+    /// Hands the access units so far to the hub.
     pub fn publish(&mut self) {
-        self.publisher.publish(&mut self.batch);
+        // A tick without media costs no lock.
+        if !self.batch.is_empty() {
+            self.publisher.publish(&mut self.batch);
+        }
     }
 
     pub fn end(&mut self, reason: EndReason) {

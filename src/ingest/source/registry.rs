@@ -126,6 +126,7 @@ impl Sources {
             started: self.inner.started,
             state: Mutex::default(),
             stop: CancellationToken::new(),
+            published: CancellationToken::new(),
         });
         let ended = CancellationToken::new();
         self.spawn(source.clone(), ended.clone())?;
