@@ -100,6 +100,11 @@ impl Peer {
         matches!(self, Self::ReeldWhip | Self::ReeldWhipOpus)
     }
 
+    /// Whether the file has other access units of audio than the stream.
+    pub fn transcodes(self) -> bool {
+        self == Self::ReeldWhip
+    }
+
     /// Whether the streams come without RTMP.
     pub fn is_raw(self) -> bool {
         self == Self::Floor
@@ -163,6 +168,8 @@ fn start_reeld(tools: &Tools, folder: &Path, port: u16, http: u16, audio: &str, 
         writeln!(text, "{name} = {}", quoted(&folder.join(name)))?;
     }
     writeln!(text, "pipelines = {}\n\n[policy]\nfile = {}", quoted(&tools.pipelines), quoted(&properties))?;
+    // WebRTC publishers connect one after another and begin together.
+    writeln!(text, "\n[limits]\nconnect_timeout = \"5m\"\npublisher_timeout = \"2m\"")?;
     fs::write(&config, text).context("cannot write reeld.toml")?;
     let policy = format!(
         "record_flash_published_streams=true\nrecord_webrtc_streams=always\nrecord_audio={audio}\n\

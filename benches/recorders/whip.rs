@@ -15,7 +15,8 @@ use gstreamer::{self as gst, prelude::*};
 use gstreamer_app::{AppSink, AppSrc};
 use gstreamer_sdp::SDPMessage;
 use gstreamer_webrtc::{
-    WebRTCPeerConnectionState, WebRTCRTPTransceiverDirection, WebRTCSDPType, WebRTCSessionDescription,
+    WebRTCICEGatheringState, WebRTCPeerConnectionState, WebRTCRTPTransceiverDirection, WebRTCSDPType,
+    WebRTCSessionDescription,
 };
 
 use crate::{
@@ -82,7 +83,7 @@ pub fn run(options: &Options) -> Result<()> {
     let ended = send(&publishers, &scripts, Duration::from_millis(options.spread_ms));
     thread::sleep(LINGER);
     for publisher in &publishers {
-        let deleted = runtime.block_on(client.delete(&publisher.resource).send())?;
+        let deleted = runtime.block_on(async { client.delete(&publisher.resource).send().await })?;
         ensure!(deleted.status().is_success(), "DELETE {}: {}", publisher.resource, deleted.status());
         publisher.pipeline.set_state(gst::State::Null)?;
     }
@@ -115,7 +116,7 @@ fn packetise(description: &str) -> Result<Script> {
     let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| anyhow!("not a pipeline"))?;
     let sink = pipeline.by_name("out").and_downcast::<AppSink>().context("no appsink")?;
     pipeline.set_state(gst::State::Playing)?;
-    let (mut caps, mut packets) = (None, Vec::new());
+    let (mut caps, mut packets) = (None, Vec::<(Duration, gst::Buffer)>::new());
     while let Ok(sample) = sink.pull_sample() {
         caps = caps.or(sample.caps_owned());
         let list = sample.buffer_list_owned();
@@ -125,6 +126,14 @@ fn packetise(description: &str) -> Result<Script> {
         }
     }
     pipeline.set_state(gst::State::Null)?;
+    // x264enc's times do not begin at 0, and webrtcbin sends nothing before its time.
+    let first = packets.first().map_or(Duration::ZERO, |(due, _)| *due);
+    for (due, packet) in &mut packets {
+        *due = due.saturating_sub(first);
+        let packet = packet.make_mut();
+        packet.set_pts(None);
+        packet.set_dts(None);
+    }
     Ok(Script { caps: caps.context("nothing was encoded")?, packets })
 }
 
@@ -145,8 +154,10 @@ async fn publish(
         Ok(source)
     };
     let sources = [source(&scripts[0])?, source(&scripts[1])?];
-    for index in 0..2 {
+    for (index, script) in (0..).zip(scripts) {
         let transceiver = webrtc.emit_by_name::<gst::glib::Object>("get-transceiver", &[&index]);
+        // The caps reach the pads with the first packet only, and the offer comes before it.
+        transceiver.set_property("codec-preferences", &script.caps);
         transceiver.set_property("direction", WebRTCRTPTransceiverDirection::Sendonly);
         transceiver.set_property("do-nack", true);
     }
@@ -189,10 +200,7 @@ async fn describe(webrtc: &gst::Element, signal: &str, field: &str) -> Result<We
 async fn wait_gathered(webrtc: &gst::Element) -> Result<()> {
     let until = Instant::now() + HTTP_DEADLINE;
     let gathered = || {
-        let state = webrtc.property_value("ice-gathering-state");
-        state
-            .transform::<String>()
-            .is_ok_and(|s| s.get::<String>().is_ok_and(|s| s.to_lowercase().contains("complete")))
+        webrtc.property::<WebRTCICEGatheringState>("ice-gathering-state") == WebRTCICEGatheringState::Complete
     };
     while !gathered() {
         ensure!(Instant::now() < until, "ICE candidates were not gathered in time");
