@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -56,6 +56,8 @@ enum Reply {
     },
     /// These bytes.
     Raw(&'static [u8]),
+    /// The usual answer to PLAY, and these bytes, so often.
+    Many(&'static [u8], usize),
     Nothing,
 }
 
@@ -67,7 +69,11 @@ struct Server {
 
 impl Server {
     fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), script)
+    }
+
+    fn start_at(host: IpAddr, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((host, 0)).expect("a port");
         let address = listener.local_addr().expect("bound");
         let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
         let (script, log) = (Arc::new(script), seen.clone());
@@ -138,6 +144,12 @@ fn serve(
                 return Ok(());
             }
             Reply::Raw(bytes) => writer.write_all(bytes)?,
+            Reply::Many(bytes, times) => {
+                if request.method == "PLAY" {
+                    answer(&mut writer, &request, "200 OK", "")?;
+                }
+                writer.write_all(&bytes.repeat(times))?;
+            }
             Reply::Nothing => {}
         }
     }
@@ -235,6 +247,50 @@ fn what_comes_over_no_udp_comes_over_tcp() {
 }
 
 #[test]
+fn servers_with_ipv6_addresses_are_pulled_over_both_transports() {
+    let house = House::new("", "");
+    let daemon = house.start(REELD);
+    let here = IpAddr::from(Ipv6Addr::LOCALHOST);
+    let tcp = Server::start_at(here, |request| match request.method.as_str() {
+        "PLAY" => Reply::Media { channel: 0, packets: 3000 },
+        _ => Reply::Fine(""),
+    });
+    let media = UdpSocket::bind((here, 0)).expect("a port");
+    let port = media.local_addr().expect("bound").port();
+    let udp = Server::start_at(here, move |request| match request.method.as_str() {
+        "SETUP" => {
+            let asked = request.header("Transport").expect("a transport");
+            let client: u16 = asked
+                .split("client_port=")
+                .nth(1)
+                .and_then(|ports| ports.split('-').next()?.parse().ok())
+                .expect("a port");
+            let media = media.try_clone().expect("a socket");
+            thread::spawn(move || {
+                for index in 0..3000 {
+                    thread::sleep(Duration::from_millis(20));
+                    media.send_to(&packet(0, index)[4..], (here, client))?;
+                }
+                Ok::<_, std::io::Error>(())
+            });
+            Reply::Other(format!("200 OK\r\nTransport: {asked};server_port={port}-{}\r\n", port + 1))
+        }
+        _ => Reply::Fine(""),
+    });
+    for (server, transport) in [(&tcp, "tcp"), (&udp, "udp")] {
+        let uri = format!("rtsp://[::1]:{}/x", server.address.port());
+        let path = add(&daemon, &json!({"uri": uri, "stream": transport, "transport": transport}));
+        live(&daemon, &path);
+        assert_eq!(daemon.get(&path)["uri"], uri);
+        daemon.wait_frames(&daemon.session_id(transport), 50);
+        let session = daemon.session(transport);
+        assert_eq!(session["protocol"], "rtsp");
+        assert_eq!(session["remote"], server.address.to_string());
+        assert_eq!(session["lost"], 0);
+    }
+}
+
+#[test]
 fn servers_that_do_as_they_like_are_understood() {
     let house = House::new("", "");
     let daemon = house.start(REELD);
@@ -320,6 +376,8 @@ fn redirects_are_followed_within_the_rules_and_without_the_password() {
     let cases = [
         ("rtsp://169.254.169.254/latest".to_owned(), "allow_sources"),
         ("http://127.0.0.1/".to_owned(), "redirects to what cannot be pulled"),
+        // Once RTSP was spoken there in the clear.
+        ("rtsps://127.0.0.1/".to_owned(), "redirects to what cannot be pulled"),
     ];
     for (location, want) in cases {
         let server = to(location);
@@ -344,7 +402,7 @@ fn broken_servers_make_a_source_wait_and_say_why() {
     let house = House::new("", "connect_timeout = \"1s\"\npublisher_timeout = \"1s\"");
     let daemon = house.start(REELD);
     type Script = fn(&Request) -> Reply;
-    let cases: [(Script, &str); 9] = [
+    let cases: [(Script, &str); 11] = [
         (|_| Reply::Nothing, "no answer within 1 s"),
         (|_| Reply::Raw(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "no RTSP message"),
         (|_| Reply::Raw(b"RTSP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n"), "99999999 bytes"),
@@ -352,6 +410,18 @@ fn broken_servers_make_a_source_wait_and_say_why() {
         (|r| refuse(r, "DESCRIBE", "404 Not Found"), "DESCRIBE with 404"),
         (|r| refuse(r, "SETUP", "461 Unsupported Transport"), "SETUP with 461"),
         (|r| refuse(r, "PLAY", "454 Session Not Found"), "PLAY with 454"),
+        // Packets without payload, which once cost nothing.
+        (|_| Reply::Many(b"$\0\0\0", 200_000), "too much of it"),
+        (
+            |r| {
+                if r.method == "PLAY" {
+                    Reply::Many(b"OPTIONS * RTSP/1.0\r\n\r\n", 500)
+                } else {
+                    Reply::Fine("")
+                }
+            },
+            "messages without end",
+        ),
         (|_| Reply::Fine(""), "no media within 1 s"),
         (
             |r| match r.method.as_str() {

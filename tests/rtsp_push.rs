@@ -150,9 +150,12 @@ fn gstreamer_pushes_over_tcp_and_udp() {
         Publisher::spawn(command.arg("-q").args(pipeline.split_whitespace()))
     };
     let publishers = ["tcp", "udp"].map(|over| (over, push(over)));
-    for (over, publisher) in &publishers {
+    // Of both before either is waited for: the second may have ended by itself by then.
+    let sessions = publishers.iter().map(|(over, _)| daemon.session_id(&format!("gst-{over}")));
+    let sessions: Vec<_> = sessions.collect();
+    for ((_, publisher), id) in publishers.iter().zip(sessions) {
         // This sink does not always notice that all is sent: then it is told.
-        let session = format!("/api/v1/sessions/{}", daemon.session_id(&format!("gst-{over}")));
+        let session = format!("/api/v1/sessions/{id}");
         wait_until("all is sent", SOON, || {
             let answer = daemon.request("GET", &session, b"");
             answer.status == 404 || answer.json()["frames"].as_u64() >= Some(90 + 150)
@@ -355,6 +358,20 @@ fn what_clients_do_wrong_is_answered() {
         assert_eq!(client.announce(&sdp_of(&flv)).expect("an answer").status, 400, "{path:?}");
     }
     assert_eq!(daemon.sessions(), [] as [Value; 0]);
+}
+
+/// Once a stream that was announced and not recorded yet could not be ended: its name was taken until handshake_timeout.
+#[test]
+fn an_announced_stream_can_be_ended() {
+    let house = House::new(RECORD_ALL, "handshake_timeout = \"60s\"");
+    let daemon = house.start(REELD);
+    let flv = Flv::read(&av_source(TMP, 4)).expect("an FLV file");
+    let mut client = Client::connect(daemon.rtsp(), &daemon.rtsp_url("live/cam")).expect("a connection");
+    client.announce(&sdp_of(&flv)).and_then(|answer| answer.ok()).expect("accepted");
+    let id = text(&daemon.sessions()[0], "mediaSessionId");
+    daemon.delete(&format!("/api/v1/sessions/{id}")).expect(204);
+    client.wait_closed().expect("closed by the server");
+    wait_until("its name is free", SOON, || daemon.sessions().is_empty());
 }
 
 #[test]

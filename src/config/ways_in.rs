@@ -4,7 +4,8 @@ use super::quoted;
 use super::toml_keys::{Settings, boolean, list, text};
 use super::{daemon::at, toml_keys};
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -18,8 +19,8 @@ pub(super) const SOURCE_KEYS: &[&str] = &["uri", "stream", "transport", "record"
 /// Fewer UDP ports than this do not even carry one publisher.
 const MIN_UDP_PORTS: u16 = 2;
 
-/// `[webrtc]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `[webrtc]`. `Debug` shows no user and no password.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Webrtc {
     /// UDP ports for media, both ends included.
     pub udp_ports: RangeInclusive<u16>,
@@ -36,6 +37,19 @@ pub struct Webrtc {
 impl Default for Webrtc {
     fn default() -> Self {
         Self { udp_ports: 31_000..=31_999, announce_ip: None, stun: None, turn: Vec::new(), ice_tcp: true }
+    }
+}
+
+impl fmt::Debug for Webrtc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { udp_ports, announce_ip, stun, turn, ice_tcp } = self;
+        f.debug_struct("Webrtc")
+            .field("udp_ports", udp_ports)
+            .field("announce_ip", announce_ip)
+            .field("stun", &stun.as_ref().map(shown))
+            .field("turn", &turn.iter().map(shown).collect::<Vec<_>>())
+            .field("ice_tcp", ice_tcp)
+            .finish()
     }
 }
 
@@ -70,16 +84,33 @@ impl FromStr for Transport {
     }
 }
 
-/// One `[[source]]`: a stream to pull for as long as the daemon runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One `[[source]]`: a stream to pull for as long as the daemon runs. `Debug` shows no user, password or path.
+#[derive(Clone, PartialEq, Eq)]
 pub struct SourceConfig {
-    /// `rtsp://`, `rtsps://`, `rtmp://` or `rtmps://`, with user and password if the source wants them. Never shown.
+    /// `rtsp://`, `rtmp://` or `rtmps://`, with user and password if the source wants them. Never shown.
     pub uri: Url,
     /// `ROOM/STREAM` to publish it as; `None` = made of the URI.
     pub stream: Option<String>,
     pub transport: Transport,
     /// Record it whatever the policy says.
     pub record: bool,
+}
+
+impl fmt::Debug for SourceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uri, stream, transport, record } = self;
+        f.debug_struct("SourceConfig")
+            .field("uri", &shown(uri))
+            .field("stream", stream)
+            .field("transport", transport)
+            .field("record", record)
+            .finish()
+    }
+}
+
+/// Scheme and host of a URL: user and password stand before the host, and those of many cameras behind it.
+fn shown(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default())
 }
 
 /// Hosts by address block or by name.
@@ -115,7 +146,7 @@ impl FromStr for HostRule {
 /// Which hosts may be pulled from (`[limits] allow_sources`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceRules {
-    /// `None`: every host but link-local ones, where cloud machines keep their credentials.
+    /// `None`: every host but link-local ones and the others where cloud machines keep their credentials.
     pub allow: Option<Vec<HostRule>>,
 }
 
@@ -126,7 +157,7 @@ impl SourceRules {
         let address = address.to_canonical();
         let host = host.to_ascii_lowercase();
         match &self.allow {
-            None => !is_link_local(address),
+            None => !is_metadata(address),
             Some(rules) => rules.iter().any(|rule| match rule {
                 HostRule::Net(net) => net.contains(&address),
                 HostRule::Name(name) => match name.strip_prefix('*') {
@@ -138,11 +169,25 @@ impl SourceRules {
     }
 }
 
-/// Link-local addresses and the one block of unique local addresses that serves machine metadata.
-fn is_link_local(address: IpAddr) -> bool {
+/// Services outside the link-local blocks that tell a cloud machine its credentials.
+const METADATA: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Link-local addresses, the one block of unique local addresses that serves machine metadata, and [`METADATA`]; also
+/// behind NAT64's well-known prefix (RFC 6052, 2.1).
+fn is_metadata(address: IpAddr) -> bool {
+    let listed = METADATA.contains(&address);
     match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments()[..3] == [0xfd00, 0x0ec2, 0],
+        IpAddr::V4(v4) => listed || v4.is_link_local(),
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                is_metadata(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)).into())
+            }
+            segments => listed || v6.is_unicast_link_local() || segments[..3] == [0xfd00, 0x0ec2, 0],
+        },
     }
 }
 
@@ -189,8 +234,7 @@ pub(super) fn sources(settings: &mut Settings) -> Vec<SourceConfig> {
     let mut sources: Vec<SourceConfig> = Vec::new();
     for (section, line) in settings.list("source") {
         let uri = settings.get(&section, "uri", None, |v| {
-            url_of(v, &["rtsp", "rtsps", "rtmp", "rtmps"], "rtsp://USER:PASSWORD@camera.lan/stream1")
-                .map(Some)
+            url_of(v, &["rtsp", "rtmp", "rtmps"], "rtsp://USER:PASSWORD@camera.lan/stream1").map(Some)
         });
         let given = settings.line_of(&section, "uri");
         let stream = settings.get(&section, "stream", None, |v| {
@@ -259,6 +303,10 @@ mod tests {
             ("::ffff:169.254.169.254", false),
             ("fe80::1", false),
             ("fd00:ec2::254", false),
+            ("fd20:ce::254", false),
+            ("100.100.100.200", false),
+            ("64:ff9b::a9fe:a9fe", false),
+            ("64:ff9b::c0a8:107", true),
             ("2001:db8::1", true),
         ] {
             assert_eq!(open.allows("camera", ip(address)), allowed, "{address}");
@@ -277,5 +325,16 @@ mod tests {
             assert_eq!(some.allows(host, ip(address)), allowed, "{host} {address}");
         }
         assert!("http://x/".parse::<HostRule>().is_err());
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let url = |text: &str| Url::parse(text).expect("a URL");
+        let uri = url("rtsp://admin:hunter2@camera.lan/user=admin_password=hunter2?pwd=hunter2");
+        let source = SourceConfig { uri, stream: None, transport: Transport::Tcp, record: false };
+        let turn = vec![url("turn://user:hunter2@turn.lan:3478")];
+        let shown = format!("{source:?} {:?}", Webrtc { turn, ..Webrtc::default() });
+        assert!(shown.contains("rtsp://camera.lan") && shown.contains("turn://turn.lan"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 }

@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 
 /// Most bytes of one group of pictures that are kept; a longer one is forgotten until the next key frame.
 const MAX_GOP_BYTES: usize = 16 << 20;
-/// What a change of parameters counts, bytes.
-const CHANGE_BYTES: usize = 512;
 /// Audio-only streams: how much of the past is kept.
 const AUDIO_ONLY_NS: u64 = 1_000_000_000;
 
@@ -33,7 +31,7 @@ impl Entry {
     fn cost_bytes(&self) -> usize {
         match self {
             Entry::Frame(frame) => frame.cost_bytes(),
-            Entry::Tracks(_) => CHANGE_BYTES,
+            Entry::Tracks(tracks) => tracks.cost_bytes(),
         }
     }
 }

@@ -92,8 +92,9 @@ impl Hub {
     fn remove(&self, stream: &Stream) {
         let announce = stream.announce();
         let mut registry = self.registry();
-        registry.by_id.remove(&stream.id());
-        registry.by_name.remove(&(announce.room.clone(), announce.name.clone()));
+        if registry.by_id.remove(&stream.id()).is_some() {
+            registry.by_name.remove(&(announce.room.clone(), announce.name.clone()));
+        }
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {

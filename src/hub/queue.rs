@@ -40,6 +40,8 @@ struct QueueState {
 struct Overflow {
     from_ns: u64,
     frames: u64,
+    /// What the frame belongs to with which the subscriber goes on, if that is new to it.
+    tracks: Option<Tracks>,
 }
 
 impl Subscriber {
@@ -102,10 +104,13 @@ impl Queue {
             if !restart || state.bytes + size > self.max_bytes / 2 {
                 return;
             }
-            let gap = state.overflow.take().map(|o| o.into_gap(frame.dts_ns()));
-            state.items.extend(gap.map(Item::Gap));
+            if let Some(mut overflow) = state.overflow.take() {
+                let tracks = overflow.tracks.take();
+                tracks.into_iter().for_each(|tracks| state.set_tracks(tracks));
+                state.items.push_back(Item::Gap(overflow.into_gap(frame.dts_ns())));
+            }
         } else if state.bytes + size > self.max_bytes {
-            state.overflow = Some(Overflow { from_ns: frame.dts_ns(), frames: 1 });
+            state.overflow = Some(Overflow { from_ns: frame.dts_ns(), frames: 1, tracks: None });
             return;
         }
         let before = state.bytes;
@@ -130,7 +135,10 @@ impl Queue {
                 .items
                 .push_back(Item::Gap(Overflow { frames: overflow.frames + 1, ..overflow }.into_gap(until)));
         }
-        state.items.push_back(item);
+        match item {
+            Item::Tracks(tracks) => state.set_tracks(tracks),
+            item => state.items.push_back(item),
+        }
         drop(state);
         if end {
             self.call_attention();
@@ -141,6 +149,23 @@ impl Queue {
         if let Some(call) = self.attention.get() {
             call();
         }
+    }
+}
+
+impl QueueState {
+    /// Of tracks that no frame follows only the last are kept: a publisher that changes them all the time fills no
+    /// more than the queue.
+    fn set_tracks(&mut self, tracks: Tracks) {
+        if let Some(overflow) = &mut self.overflow {
+            overflow.tracks = Some(tracks);
+            return;
+        }
+        if let Some(Item::Tracks(before)) = self.items.back() {
+            self.bytes = self.bytes.saturating_sub(before.cost_bytes());
+            self.items.pop_back();
+        }
+        self.bytes += tracks.cost_bytes();
+        self.items.push_back(Item::Tracks(tracks));
     }
 }
 
@@ -160,7 +185,7 @@ impl Overflow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::stream::tests::{A, V, frame};
+    use crate::hub::stream::tests::{A, V, av_tracks, frame, with_video_caps};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// What a frame of `sized` counts.
@@ -200,6 +225,31 @@ mod tests {
         queue.push_frame(&sized(V, 200, true), true, true);
         queue.push_item(Item::End(EndReason::Unpublished));
         assert_eq!(drain(&subscriber), ["gap@120+80 4 frames", "0:200", "end"]);
+    }
+
+    /// Once they were not counted: a publisher that sent new parameter sets with every picture filled the memory.
+    #[test]
+    fn tracks_that_change_all_the_time_fill_no_more_than_the_queue() {
+        let tracks = [av_tracks(), with_video_caps("video/x-h264,width=640")];
+        let cost = tracks[0].cost_bytes();
+        let subscriber = Subscriber::new(4 * (SIZE + cost));
+        let queue = subscriber.queue();
+        for n in 0..100 {
+            queue.push_item(Item::Tracks(tracks[n % 2].clone()));
+            queue.push_frame(&sized(V, 40 * n as u64, n == 0), true, true);
+        }
+        for n in 0..101 {
+            queue.push_item(Item::Tracks(tracks[n % 2].clone()));
+        }
+        let mut items = VecDeque::new();
+        subscriber.drain(&mut items);
+        assert_eq!(items.len(), 9, "{items:?}");
+        queue.push_frame(&sized(V, 4_000, true), true, true);
+        subscriber.drain(&mut items);
+        let [.., Item::Tracks(last), Item::Gap(gap), Item::Frame(_)] = items.make_contiguous() else {
+            panic!("{items:?}");
+        };
+        assert_eq!((&*last, gap.frames), (&tracks[0], 96));
     }
 
     #[test]

@@ -372,4 +372,15 @@ pub(super) mod tests {
         drop(first);
         hub.publish(announce("cam")).expect("free again");
     }
+
+    /// Once the second end freed the name under the publisher that had it by then.
+    #[tokio::test]
+    async fn a_stream_that_ends_twice_frees_its_name_once() {
+        let (hub, _publishing) = Hub::new(1 << 20);
+        let mut first = hub.publish(announce("cam")).expect("free name");
+        first.end(EndReason::Unpublished);
+        let _second = hub.publish(announce("cam")).expect("free again");
+        first.end(EndReason::Kicked);
+        assert!(matches!(hub.publish(announce("cam")), Err(HubError::NameTaken { .. })));
+    }
 }

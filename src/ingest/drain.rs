@@ -6,6 +6,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::fd::AsRawFd,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -17,6 +18,8 @@ use tokio::{
 /// How often a publisher's socket is drained. Reading per message costs a wake-up per message and three times
 /// the CPU; all connections share the tick's phase, so that one wake-up serves them all.
 pub(super) const READ_TICK: Duration = Duration::from_millis(100);
+/// How often UDP sockets are drained that the kernel keeps little for.
+pub(super) const SHORT_READ_TICK: Duration = Duration::from_millis(20);
 /// A fast publisher is read before the tick once this much waits in the socket.
 pub(super) const READ_EARLY_BYTES: libc::c_int = 64 << 10;
 /// Most that is read from one publisher at a stretch, so that others get their turn.
@@ -27,11 +30,26 @@ thread_local! {
     static SCRATCH: RefCell<Box<[MaybeUninit<u8>]>> = RefCell::new(vec![MaybeUninit::uninit(); 128 << 10].into());
 }
 
+/// Where the grids of ticks begin, for all ways in that take it as their origin: then one wake-up serves them all.
+pub(super) fn common_origin() -> Instant {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *ORIGIN
+}
+
 /// The next ticks of [`READ_TICK`]'s grid, which begins at `origin` for everyone.
 pub(super) fn ticks(origin: Instant) -> Interval {
-    let into = origin.elapsed().as_nanos() % READ_TICK.as_nanos();
-    let first = tokio::time::Instant::now() + READ_TICK - Duration::from_nanos(into as u64);
-    let mut ticks = tokio::time::interval_at(first, READ_TICK);
+    ticks_of(READ_TICK, origin)
+}
+
+/// The next ticks of [`SHORT_READ_TICK`]'s grid, which begins at `origin` too.
+pub(super) fn short_ticks(origin: Instant) -> Interval {
+    ticks_of(SHORT_READ_TICK, origin)
+}
+
+fn ticks_of(period: Duration, origin: Instant) -> Interval {
+    let into = origin.elapsed().as_nanos() % period.as_nanos();
+    let first = tokio::time::Instant::now() + period - Duration::from_nanos(into as u64);
+    let mut ticks = tokio::time::interval_at(first, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
 }
@@ -76,4 +94,26 @@ pub(super) fn set_receive_low_water(socket: &TcpStream, bytes: libc::c_int) -> i
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once servers and sources had grids of their own, and each UDP publisher 50 wake-ups a second.
+    #[tokio::test]
+    async fn ticks_of_all_ways_in_fall_together() {
+        let origin = common_origin();
+        let mut all = [ticks(origin), short_ticks(origin), short_ticks(common_origin())];
+        let mut firsts = Vec::new();
+        for ticks in &mut all {
+            firsts.push(ticks.tick().await);
+        }
+        for first in &firsts {
+            let apart =
+                firsts[0].saturating_duration_since(*first) + first.saturating_duration_since(firsts[0]);
+            let off = apart.as_micros() % SHORT_READ_TICK.as_micros();
+            assert!(off.min(SHORT_READ_TICK.as_micros() - off) < 8_000, "{firsts:?}");
+        }
+    }
 }

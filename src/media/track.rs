@@ -28,6 +28,13 @@ impl Track {
     pub fn kind(&self) -> MediaKind {
         self.codec.kind()
     }
+
+    /// What keeping it takes, bytes: its parameter sets, and about as much as caps take.
+    fn cost_bytes(&self) -> usize {
+        const CAPS_BYTES: usize = 512;
+        let codec_data = self.caps.structure(0).and_then(|s| s.get::<&gst::BufferRef>("codec_data").ok());
+        CAPS_BYTES + codec_data.map_or(0, |data| data.size())
+    }
 }
 
 /// The tracks of a stream at one moment; a change of codec or parameters makes a new set.
@@ -59,5 +66,10 @@ impl Tracks {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What keeping them takes, bytes.
+    pub fn cost_bytes(&self) -> usize {
+        self.0.iter().map(Track::cost_bytes).sum()
     }
 }

@@ -7,6 +7,7 @@
 mod clock;
 pub mod depay;
 mod dts;
+mod hold;
 mod output;
 pub mod receiver;
 mod reorder;

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Losses of audio within this time are told as one.
 const AUDIO_LOSS_NS: u64 = 1_000_000_000;
+/// Access units handed on at once: a packet of a few kilobytes can hold thousands, each with its overhead.
+const MAX_BATCH: usize = 256;
 /// A sender that began anew lost nothing that is known; a hole as long as this is told all the same.
 const UNKNOWN_LOSS_NS: u64 = 500_000_000;
 
@@ -146,6 +148,9 @@ impl Output {
             frame.set_flags(gst::BufferFlags::DELTA_UNIT);
         }
         self.batch.push(Frame { track: id, buffer });
+        if self.batch.len() >= MAX_BATCH {
+            self.publish();
+        }
     }
 
     /// Decoding and presentation time on the running time, ns.
@@ -236,8 +241,12 @@ impl Output {
         }
     }
 
+    /// Hands the access units so far to the hub.
     pub fn publish(&mut self) {
-        self.publisher.publish(&mut self.batch);
+        // A tick without media costs no lock.
+        if !self.batch.is_empty() {
+            self.publisher.publish(&mut self.batch);
+        }
     }
 
     pub fn end(&mut self, reason: EndReason) {

@@ -6,6 +6,7 @@ use super::{
     Format,
     clock::{Clock, Nonsense},
     depay::{DepayError, TrackConfig},
+    hold::Hold,
     output::Output,
     report::Reporter,
     section::{Event, Section},
@@ -24,10 +25,6 @@ const SETTLE_LEAST: Duration = Duration::from_millis(500);
 const SETTLE_WALL: Duration = Duration::from_millis(1_500);
 /// How long a video track is awaited that sends, but no key frame with its parameters so far.
 const SETTLE_KEY: Duration = Duration::from_secs(10);
-/// Bound of what is held meanwhile.
-const MAX_HOLD_BYTES: usize = 16 << 20;
-/// What an access unit takes beside its payload, roughly.
-const UNIT_OVERHEAD_BYTES: usize = 256;
 /// Sections past this are left out: a description of more is no camera's or browser's.
 const MAX_SECTIONS: usize = 16;
 /// How often a key frame is asked for.
@@ -60,15 +57,6 @@ pub struct Receiver {
     /// The log has heard of sender reports that make no sense.
     nonsense_told: bool,
     faults: u64,
-}
-
-/// What waits for the tracks to be known.
-#[derive(Default)]
-struct Hold {
-    since: Option<Duration>,
-    events: Vec<(usize, Event)>,
-    bytes: usize,
-    media_ns: i64,
 }
 
 impl Receiver {
@@ -184,6 +172,12 @@ impl Receiver {
         Ok(())
     }
 
+    /// The connection broke, and the source may come back on another: hands on what is left.
+    pub fn interrupted(&mut self) {
+        self.end_sections(self.last_media);
+        self.output.publish();
+    }
+
     /// Hands on what is left (last units whole) and ends the stream.
     pub fn finish(&mut self, reason: EndReason) {
         self.end_sections(self.last_media);
@@ -223,12 +217,10 @@ impl Receiver {
 
     fn take(&mut self, section: usize, event: Event, now: Duration) {
         let Some(hold) = &mut self.hold else { return self.live(section, event, now) };
-        hold.bytes += UNIT_OVERHEAD_BYTES;
-        if let Event::Unit(unit) = &event {
-            hold.bytes += unit.payload.len();
-            hold.media_ns = hold.media_ns.max(unit.media_ns);
+        hold.add(section, event);
+        if hold.is_full() {
+            self.release(now);
         }
-        hold.events.push((section, event));
     }
 
     fn live(&mut self, section: usize, event: Event, now: Duration) {
@@ -251,8 +243,7 @@ impl Receiver {
     fn is_settled(&self, now: Duration) -> bool {
         let Some((hold, since)) = self.hold.as_ref().and_then(|h| Some((h, h.since?))) else { return false };
         let waited = now.saturating_sub(since);
-        let full = hold.bytes > MAX_HOLD_BYTES;
-        if full || (self.is_complete(hold) && !hold.events.is_empty()) {
+        if self.is_complete(hold) && !hold.events.is_empty() {
             return true;
         }
         let enough = waited >= SETTLE_WALL || (waited >= SETTLE_LEAST && hold.media_ns >= SETTLE_MEDIA_NS);
@@ -341,37 +332,6 @@ impl Receiver {
             "a sender report that would move audio against video by {} ms is left out, as others like it",
             by_ns / 1_000_000
         );
-    }
-}
-
-impl Hold {
-    /// What a section's track is at its first unit.
-    fn config(&self, section: usize) -> Option<(Codec, &TrackConfig)> {
-        let mine = self.events.iter().filter(|(s, _)| *s == section).map(|(_, event)| event);
-        let mut found = None;
-        for event in mine {
-            match event {
-                Event::Config(codec, config) => found = Some((*codec, config)),
-                Event::Unit(_) if found.is_some() => break,
-                Event::Unit(_) => {}
-            }
-        }
-        found
-    }
-
-    fn has_config(&self) -> bool {
-        self.events.iter().any(|(_, event)| matches!(event, Event::Config(..)))
-    }
-
-    fn has_unit(&self, section: usize) -> bool {
-        self.units(section).next().is_some()
-    }
-
-    fn units(&self, section: usize) -> impl Iterator<Item = i64> + '_ {
-        self.events.iter().filter_map(move |(s, event)| match event {
-            Event::Unit(unit) if *s == section => Some(unit.media_ns),
-            _ => None,
-        })
     }
 }
 

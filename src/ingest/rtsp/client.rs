@@ -1,8 +1,7 @@
 //! Pulling a stream from an RTSP server, as from a camera (RFC 2326).
 //!
 //! `setup` brings a connection to PLAY, `media` reads what then comes on the ticks that all sources share, `dialogue`
-//! exchanges requests and answers, `auth` knows the user, `start` puts
-//! the tracks in step. None of them has a thread.
+//! exchanges requests and answers, `auth` knows the user, `start` puts the tracks in step. None of them has a thread.
 
 mod auth;
 mod dialogue;
@@ -49,6 +48,8 @@ enum RtspError {
     NoMedia(String),
     #[error("the source sends media before it has answered PLAY, too much of it")]
     TooMuchEarly,
+    #[error("the source sends messages without end beside its media")]
+    TooManyMessages,
     #[error("the session was ended by the source (454)")]
     SessionLost,
     #[error("what the source sends is no RTSP message")]
@@ -144,6 +145,10 @@ impl RtspPull {
             Ok(()) => media::Reading::new(source, self, &mut playing, transport).run().await,
             Err(error) => error.into(),
         };
+        if let Some(receiver) = self.receiver() {
+            // A recording that is stopped while the source is away must not miss it.
+            receiver.interrupted();
+        }
         if !matches!(&ended, Ended::With(PullError::Io(_) | PullError::Closed)) {
             playing.goodbye().await;
         }

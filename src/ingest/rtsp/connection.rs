@@ -28,6 +28,8 @@ pub(super) enum ConnectionError {
     HandshakeTimeout(Duration),
     #[error("no media for {} s (publisher_timeout)", .0.as_secs_f32())]
     Silent(Duration),
+    #[error("it sends requests without waiting for an answer")]
+    Flooded,
     #[error("the server is ending")]
     ShuttingDown,
     #[error("ended by request")]
@@ -94,7 +96,10 @@ impl<'a> Connection<'a> {
     async fn open(&mut self) -> Result<(), ConnectionError> {
         let mut scratch = vec![0; 8 << 10];
         while self.peer.receiver.is_none() {
-            let n = self.socket.read(&mut scratch).await?;
+            let n = tokio::select! {
+                read = self.socket.read(&mut scratch) => read?,
+                () = self.peer.kicked() => return Err(ConnectionError::Kicked),
+            };
             if n == 0 {
                 return Err(ConnectionError::Closed);
             }
@@ -156,7 +161,10 @@ impl<'a> Connection<'a> {
         let open = drain(socket, |bytes| {
             reader.read(bytes, |incoming| {
                 peer.take(incoming);
-                Ok::<_, ConnectionError>(())
+                match peer.session.is_flooded() {
+                    true => Err(ConnectionError::Flooded),
+                    false => Ok(()),
+                }
             })
         });
         match open? {
@@ -169,17 +177,27 @@ impl<'a> Connection<'a> {
     /// publisher that never reads must not be held up by what it does not want to hear.
     fn report(&mut self) -> Result<(), ConnectionError> {
         let packets = self.peer.reports();
+        if !self.unsent.is_empty() {
+            let sent = self.try_write(&self.unsent)?;
+            self.unsent.drain(..sent);
+        }
         if packets.is_empty() || !self.unsent.is_empty() {
             return Ok(());
         }
-        let sent = match self.socket.try_write(&packets) {
-            Ok(sent) => sent,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
-        // A packet that has begun must end, or what follows it cannot be read.
-        self.unsent.extend_from_slice(&packets[sent..]);
+        match self.try_write(&packets)? {
+            0 => {}
+            // A packet that has begun must end, or what follows it cannot be read.
+            sent => self.unsent.extend_from_slice(&packets[sent..]),
+        }
         Ok(())
+    }
+
+    /// How much of `bytes` the socket takes now.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.socket.try_write(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            sent => sent,
+        }
     }
 
     async fn end(&mut self, error: &ConnectionError) {

@@ -173,10 +173,10 @@ fn body_length(head: &[u8]) -> Result<usize, MessageError> {
     }
 }
 
-/// Tells how the message began; not what follows, which may hold credentials.
+/// Tells the first word of the message; not what follows: URLs and headers may hold credentials.
 fn malformed(message: &[u8]) -> MessageError {
-    let line = message.split(|&b| matches!(b, b'\r' | b'\n' | b'?')).next().unwrap_or_default();
-    MessageError::Malformed(String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned())
+    let word = message.split(|b| b.is_ascii_whitespace()).next().unwrap_or_default();
+    MessageError::Malformed(String::from_utf8_lossy(&word[..word.len().min(20)]).into_owned())
 }
 
 #[cfg(test)]
@@ -247,8 +247,13 @@ mod tests {
             (head("Content-Length: 65537\r\n"), MessageError::BodyTooLong(65_537)),
             (head("Content-Length: -1\r\n"), MessageError::ContentLength),
             (head("Content-Length: 1\r\ncontent-length: 1\r\n"), MessageError::ContentLength),
-            (b"GET /x?secret HTTP/1.1\r\n\r\n".to_vec(), MessageError::Malformed("GET /x".into())),
-            (head("no colon\r\n"), MessageError::Malformed("OPTIONS * RTSP/1.0".into())),
+            (b"GET /x?secret HTTP/1.1\r\n\r\n".to_vec(), MessageError::Malformed("GET".into())),
+            (head("no colon\r\n"), MessageError::Malformed("OPTIONS".into())),
+            // Once the user and the password in the URL came with it, to the log.
+            (
+                b"ANNOUNCE rtsp://user:secret@h/a RTSP/9\r\n\r\n".to_vec(),
+                MessageError::Malformed("ANNOUNCE".into()),
+            ),
         ];
         for (bytes, error) in cases {
             assert_eq!(read(&bytes, 100), Err(error), "{:?}", String::from_utf8_lossy(&bytes[..40]));

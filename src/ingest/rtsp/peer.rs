@@ -6,12 +6,12 @@ use super::{
     request::Announced,
     session::{Event, Session},
     transport::Lower,
-    udp::{PacketKind, UdpPair, packet_buffer},
+    udp::{PacketKind, UdpPair},
 };
 use crate::{
     hub::{Announce, EndReason, HubError, Publisher},
     ingest::{
-        drain::ticks,
+        drain::{short_ticks, ticks},
         rtp::{
             depay::DepayError,
             receiver::{Arrival, Media, Receiver},
@@ -21,20 +21,13 @@ use crate::{
     media::{NameError, Protocol, split_path},
 };
 use rtsp_types::{Request, StatusCode};
-use std::{cell::RefCell, io, net::SocketAddr, time::Duration};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use std::{io, net::SocketAddr, time::Duration};
+use tokio::time::Interval;
 
 /// How often a publisher hears how its packets arrive (RFC 3550, 6.2).
 const REPORT_EVERY: Duration = Duration::from_secs(5);
-/// How often UDP sockets are drained when the kernel keeps little for them.
-const SHORT_TICK: Duration = Duration::from_millis(20);
 /// Packets may be overtaken by the TEARDOWN that follows them on another socket: so long they are still taken.
 const UDP_STRAGGLERS: Duration = Duration::from_millis(100);
-
-thread_local! {
-    /// Where UDP packets are read to.
-    static PACKET: RefCell<Vec<u8>> = RefCell::new(packet_buffer());
-}
 
 /// Why an announced stream is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +95,17 @@ impl<'a> Peer<'a> {
         self.session.streams().iter().any(|s| s.lower == Lower::Tcp)
     }
 
+    /// Done when someone asked the stream that is announced, and not recorded yet, to end.
+    pub fn kicked(&self) -> impl Future<Output = ()> + use<> {
+        let stream = self.publisher.as_ref().map(|publisher| publisher.stream().clone());
+        async {
+            match stream {
+                Some(stream) => stream.kicked().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// One message of the connection.
     pub fn take(&mut self, incoming: Incoming<'_>) {
         match incoming {
@@ -165,7 +169,7 @@ impl<'a> Peer<'a> {
     }
 
     fn open_udp(&mut self, stream: usize, client_port: Option<(u16, u16)>) {
-        let opened = UdpPair::bind(self.local.ip(), self.remote.ip(), client_port);
+        let opened = UdpPair::bind(self.local, self.remote, client_port);
         match opened.and_then(|pair| Ok((pair.ports()?, pair))) {
             Ok((ports, pair)) => {
                 if self.udp.len() <= stream {
@@ -222,22 +226,23 @@ impl<'a> Peer<'a> {
         let reason = if std::mem::take(&mut self.torn_down) { EndReason::Unpublished } else { reason };
         let Some(mut receiver) = self.receiver.take() else { return };
         receiver.finish(reason.clone());
+        let unusable = receiver.faults();
         let stream = receiver.publisher().stream();
         let frames = stream.snapshot().frames;
         let name = &stream.announce().name;
-        tracing::info!(session = %stream.id(), stream = %name, frames, foreign, "publish ended: {reason}");
+        tracing::info!(
+            session = %stream.id(), stream = %name, frames, unusable, foreign, "publish ended: {reason}"
+        );
     }
 
     pub fn drain_udp(&mut self) -> io::Result<()> {
         let now = self.now();
         let Self { udp, receiver, .. } = self;
-        PACKET.with_borrow_mut(|buffer| {
-            for (stream, pair) in udp.iter_mut().enumerate() {
-                let Some(pair) = pair else { continue };
-                pair.drain(buffer, |kind, packet| hand_on(receiver.as_mut(), stream, kind, packet, now))?;
-            }
-            Ok(())
-        })
+        for (stream, pair) in udp.iter_mut().enumerate() {
+            let Some(pair) = pair else { continue };
+            pair.drain(|kind, packet| hand_on(receiver.as_mut(), stream, kind, packet, now))?;
+        }
+        Ok(())
     }
 
     /// Waits for packets that were sent before the end and are still on their way; only UDP has such.
@@ -293,12 +298,10 @@ impl<'a> Peer<'a> {
 
     /// When the sockets are drained.
     pub fn ticks(&self) -> Interval {
-        if self.udp.iter().flatten().all(UdpPair::is_roomy) {
-            return ticks(self.shared.started);
+        match self.udp.iter().flatten().all(UdpPair::is_roomy) {
+            true => ticks(self.shared.started),
+            false => short_ticks(self.shared.started),
         }
-        let mut ticks = interval(SHORT_TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        ticks
     }
 }
 

@@ -1,7 +1,7 @@
 //! What requests of a publisher say, beside their method.
 
 use super::{sdp::Section, transport::Transport};
-use crate::ingest::rtp::depay;
+use crate::ingest::percent_decoded;
 use rtsp_types::{
     Request,
     headers::{CONTENT_TYPE, USER_AGENT},
@@ -47,7 +47,7 @@ impl Announced {
             return Err(UrlError::TooManyParameters);
         }
         let query = query.into_iter().map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
-        let path = percent_decoded(url.path()).ok_or(UrlError::NotUtf8)?;
+        let path = String::from_utf8(percent_decoded(url.path())).map_err(|_| UrlError::NotUtf8)?;
         let agent = request.header(&USER_AGENT).map(|v| line_of(v.as_str(), 128));
         Ok(Self { path, query, user_agent: agent.unwrap_or_default() })
     }
@@ -98,36 +98,11 @@ pub fn is_ours(transport: &Transport) -> bool {
 
 /// Leaves in a section the formats that can be read; an error names those that cannot when there are no others.
 pub fn usable(mut section: Section) -> Result<Section, String> {
-    let mut faults = std::mem::take(&mut section.unsupported);
-    section.formats.retain(|format| match depay::make(format) {
-        Ok(_) => true,
-        Err(e) => {
-            faults.push(e.to_string());
-            false
-        }
-    });
+    let faults = section.keep_readable();
     match section.formats.is_empty() {
         false => Ok(section),
         true => Err(format!("this {} cannot be received: {}", section.media, faults.join(", "))),
     }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let coded = match rest {
-            [b'%', high, low, ..] => hex_digit(*high).zip(hex_digit(*low)),
-            _ => None,
-        };
-        bytes.push(coded.map_or(*first, |(high, low)| high << 4 | low));
-        rest = if coded.is_some() { &rest[3..] } else { tail };
-    }
-    String::from_utf8(bytes).ok()
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 #[cfg(test)]

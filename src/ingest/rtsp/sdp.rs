@@ -2,7 +2,7 @@
 //! each is controlled.
 
 use crate::{
-    ingest::rtp::Format,
+    ingest::rtp::{Format, depay},
     media::{Codec, MediaKind},
 };
 use sdp_types::{Media, Session};
@@ -69,6 +69,19 @@ impl Section {
         self.formats.first().map(|f| f.codec.kind())
     }
 
+    /// Leaves the formats that can be read; why the others cannot, and the names of what is not known at all.
+    pub fn keep_readable(&mut self) -> Vec<String> {
+        let mut faults = std::mem::take(&mut self.unsupported);
+        self.formats.retain(|format| match depay::make(format) {
+            Ok(_) => true,
+            Err(error) => {
+                faults.push(error.to_string());
+                false
+            }
+        });
+        faults
+    }
+
     fn of(media: &Media) -> Result<Self, SdpError> {
         let mut section = Self {
             media: media.media.clone(),
@@ -103,6 +116,13 @@ pub fn control_url(base: &Url, control: Option<&str>) -> Url {
     Url::parse(&format!("{base}{slash}{control}")).unwrap_or_else(|_| base.clone())
 }
 
+/// `url` as it may be kept and sent: some clients and servers write user and password into their URLs.
+pub fn without_user(mut url: Url) -> Url {
+    // It fails only for URLs without a host, which have no user.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url
+}
+
 fn control_of(value: &str) -> String {
     value.trim().to_owned()
 }
@@ -122,7 +142,8 @@ fn format_of(media: &Media, word: &str) -> Result<Format, String> {
     Ok(Format { codec, payload_type, clock_rate, channels, fmtp })
 }
 
-fn kind_word(kind: MediaKind) -> &'static str {
+/// What an `m=` line calls a kind of media.
+pub fn kind_word(kind: MediaKind) -> &'static str {
     match kind {
         MediaKind::Video => "video",
         MediaKind::Audio => "audio",
@@ -177,7 +198,8 @@ fn parameters(text: &str) -> Vec<(String, String)> {
     pairs
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key.trim().to_ascii_lowercase(), value.trim().to_owned())
+            // Some cameras put values into quotes.
+            (key.trim().to_ascii_lowercase(), value.trim().trim_matches('"').to_owned())
         })
         .collect()
 }
@@ -212,6 +234,15 @@ mod tests {
         assert_eq!(v.fmtp("sprop-parameter-sets"), Some("Z0LAHtkA,aMuDyyA=="));
         assert_eq!((a.codec, a.payload_type, a.clock_rate, a.channels), (Codec::Aac, 97, 48_000, 2));
         assert_eq!((a.fmtp("mode"), a.fmtp("config")), (Some("AAC-hbr"), Some("1190")));
+    }
+
+    #[test]
+    fn parameters_are_read_however_they_are_written() {
+        let lines = "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 mpeg4-generic/48000/2\r\n\
+            a=fmtp:97  MODE=AAC-hbr ;config=\"1190\";; empty= ;flag;a=b=c\r\n";
+        let format = &section(lines).formats[0];
+        let told = ["mode", "config", "empty", "flag", "a", "none"].map(|key| format.fmtp(key));
+        assert_eq!(told, [Some("AAC-hbr"), Some("1190"), Some(""), Some(""), Some("b=c"), None]);
     }
 
     #[test]

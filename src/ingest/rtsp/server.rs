@@ -1,5 +1,5 @@
 use super::connection::Connection;
-use crate::hub::Hub;
+use crate::{hub::Hub, ingest::drain::common_origin};
 use std::{
     net::SocketAddr,
     sync::{
@@ -36,6 +36,7 @@ pub(super) struct Shared {
     pub hub: Hub,
     pub limits: RtspLimits,
     pub shutdown: CancellationToken,
+    /// Origin of the read ticks, and of the times given to receivers.
     pub started: Instant,
     open: AtomicUsize,
     accepted: AtomicU64,
@@ -57,7 +58,7 @@ impl RtspServer {
             hub,
             limits,
             shutdown: CancellationToken::new(),
-            started: Instant::now(),
+            started: common_origin(),
             open: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),

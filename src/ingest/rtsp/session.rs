@@ -3,7 +3,7 @@
 
 use super::{
     request::{Announced, is_ours, is_sdp, line_of, names_control, same_path, usable},
-    sdp::{Description, Section},
+    sdp::{Description, Section, without_user},
     transport::{Lower, Transport},
     udp::PacketKind,
 };
@@ -15,6 +15,10 @@ use rtsp_types::{
 use std::time::Duration;
 use url::Url;
 
+/// Most streams of one publisher: each may hold a unit of 8 MiB and two sockets.
+const MAX_STREAMS: usize = 4;
+/// With so much unsent, bytes, a client asks without end.
+const MAX_OUTGOING_BYTES: usize = 64 << 10;
 const SERVER_NAME: &str = concat!("reeld/", env!("CARGO_PKG_VERSION"));
 const METHODS: &str = "OPTIONS, ANNOUNCE, SETUP, RECORD, PAUSE, GET_PARAMETER, SET_PARAMETER, TEARDOWN";
 
@@ -83,6 +87,10 @@ fn bad_request(fault: impl ToString) -> Refusal {
     Refusal::new(StatusCode::BadRequest, fault.to_string())
 }
 
+fn too_many_streams() -> String {
+    format!("{MAX_STREAMS} streams are set up, the most of one publisher; leave the others out")
+}
+
 fn not_allowed(status: StatusCode, reason: &str, allowed: &str) -> Refusal {
     Refusal { header: Some((ALLOW, allowed.to_owned())), ..Refusal::new(status, reason) }
 }
@@ -96,7 +104,7 @@ pub struct Session {
     /// The `Session` header, without its timeout.
     id: String,
     timeout: Duration,
-    /// Of the announcement.
+    /// Of the announcement, without user and password.
     url: Option<Url>,
     sections: Vec<Section>,
     streams: Vec<StreamSetup>,
@@ -176,6 +184,11 @@ impl Session {
         std::mem::take(&mut self.out)
     }
 
+    /// Whether a client asks for more answers than it can be waiting for: let it go.
+    pub fn is_flooded(&self) -> bool {
+        self.out.len() > MAX_OUTGOING_BYTES
+    }
+
     /// What was set up, in that order.
     pub fn streams(&self) -> &[StreamSetup] {
         &self.streams
@@ -253,7 +266,7 @@ impl Session {
         let description = Description::parse(request.body()).map_err(bad_request)?;
         let sections = description.sections.into_iter().map(usable).collect::<Result<_, _>>();
         let sections = sections.map_err(|e| Refusal::new(StatusCode::UnsupportedMediaType, e))?;
-        let url = request.request_uri().cloned();
+        let url = request.request_uri().cloned().map(without_user);
         self.asked = Some(Asked { cseq, about: About::Announce { url, sections } });
         Ok(Event::Announce(announced))
     }
@@ -268,6 +281,9 @@ impl Session {
         let offered = request.header(&TRANSPORT).map(|v| Transport::parse_all(v.as_str()));
         let offered = offered.ok_or_else(|| Refusal::new(StatusCode::BadRequest, "Transport is missing"))?;
         let stream = self.streams.iter().position(|s| s.section == section).unwrap_or(self.streams.len());
+        if stream >= MAX_STREAMS {
+            return Err(Refusal::new(StatusCode::Forbidden, too_many_streams()));
+        }
         let chosen = offered.into_iter().find(is_ours).ok_or_else(|| {
             let reason = "offer RTP/AVP/TCP;interleaved or RTP/AVP;unicast;client_port, with mode=record";
             Refusal::new(StatusCode::UnsupportedTransport, reason)

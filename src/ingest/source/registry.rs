@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::Transport,
     hub::Hub,
-    ingest::{rtmp::RtmpPull, rtsp::RtspPull},
+    ingest::{drain::common_origin, rtmp::RtmpPull, rtsp::RtspPull},
     media::{NameError, RoomName, StreamName, split_path},
 };
 use chrono::Utc;
@@ -79,7 +79,7 @@ impl Sources {
         let inner = Inner {
             hub,
             limits: Arc::new(limits),
-            started: Instant::now(),
+            started: common_origin(),
             sources: Mutex::default(),
             tasks: TaskTracker::new(),
         };
@@ -126,6 +126,7 @@ impl Sources {
             started: self.inner.started,
             state: Mutex::default(),
             stop: CancellationToken::new(),
+            published: CancellationToken::new(),
         });
         let ended = CancellationToken::new();
         self.spawn(source.clone(), ended.clone())?;

@@ -36,6 +36,8 @@ pub struct Source {
     pub(super) started: Instant,
     pub(super) state: Mutex<State>,
     pub(super) stop: CancellationToken,
+    /// Cancelled once there is a stream in the hub.
+    pub(super) published: CancellationToken,
 }
 
 pub(super) struct State {
@@ -100,6 +102,7 @@ impl Source {
             source = %self.id, session = %stream.id(), room = %self.room, stream = %self.name, %remote, "pulling"
         );
         self.state().stream = Some(stream.clone());
+        self.published.cancel();
         Ok(publisher)
     }
 
@@ -116,13 +119,17 @@ impl Source {
 
     /// Done when the source is to end: it was removed, its session was ended, or the daemon ends.
     pub async fn stopped(&self) {
-        let stream = self.state().stream.clone();
-        match stream {
-            Some(stream) => tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = stream.kicked() => {}
-            },
-            None => self.stop.cancelled().await,
+        let kicked = async {
+            self.published.cancelled().await;
+            let stream = self.state().stream.clone();
+            match stream {
+                Some(stream) => stream.kicked().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = kicked => {}
         }
     }
 
@@ -188,5 +195,48 @@ async fn one_connection(source: &Source, pull: &mut impl Pull) -> PullError {
     tokio::select! {
         error = pull.connection(source) => error,
         () = given_up => PullError::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SourceRules;
+
+    /// Once who waited from before the first connection, as what breaks off a stuck one does, never heard of it.
+    #[tokio::test]
+    async fn who_waited_before_the_stream_began_hears_that_it_is_ended() {
+        let (hub, _publishing) = Hub::new(1 << 20);
+        let limit = Duration::from_secs(1);
+        let source = Source {
+            id: SourceId::random(),
+            uri: SourceUri::parse("rtsp://camera.lan/x").expect("a URI"),
+            room: RoomName::default(),
+            name: StreamName::new("cam").expect("a name"),
+            transport: Transport::Tcp,
+            record: false,
+            added_at: Utc::now(),
+            hub,
+            limits: Arc::new(SourceLimits {
+                connect_timeout: limit,
+                publisher_timeout: limit,
+                max_sources: 1,
+                rules: SourceRules::default(),
+            }),
+            started: Instant::now(),
+            state: Mutex::default(),
+            stop: CancellationToken::new(),
+            published: CancellationToken::new(),
+        };
+        let mut stopped = std::pin::pin!(source.stopped());
+        tokio::select! {
+            biased;
+            () = &mut stopped => panic!("nobody ended it"),
+            () = std::future::ready(()) => {}
+        }
+        let here: SocketAddr = ([127, 0, 0, 1], 554).into();
+        let publisher = source.publish(Protocol::Rtsp, here, here).expect("a free name");
+        publisher.stream().kick();
+        timeout(limit, stopped).await.expect("heard");
     }
 }

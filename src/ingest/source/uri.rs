@@ -1,5 +1,6 @@
 //! Where a source is: its address for everyone, its user and password for its server only.
 
+use crate::ingest::percent_decoded;
 use std::fmt;
 use url::{Host, Url};
 
@@ -10,8 +11,23 @@ const MAX_DERIVED_NAME_BYTES: usize = 200;
 /// What stands for a value that may be a secret.
 const HIDDEN: &str = "xxx";
 /// Query keys whose values cameras take as credentials.
-const SECRET_KEYS: [&str; 11] =
-    ["auth", "key", "pass", "passwd", "password", "psw", "pwd", "secret", "sig", "signature", "token"];
+const SECRET_KEYS: [&str; 15] = [
+    "access_token",
+    "apikey",
+    "api_key",
+    "auth",
+    "authbasic",
+    "key",
+    "pass",
+    "passwd",
+    "password",
+    "psw",
+    "pwd",
+    "secret",
+    "sig",
+    "signature",
+    "token",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
@@ -99,9 +115,10 @@ impl SourceUri {
         };
         let written = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let port = url.port().unwrap_or(scheme.default_port());
+        let text = |coded| String::from_utf8_lossy(&percent_decoded(coded)).into_owned();
         let credentials = (!url.username().is_empty() || url.password().is_some()).then(|| Credentials {
-            user: percent_decoded(url.username()),
-            password: percent_decoded(url.password().unwrap_or_default()),
+            user: text(url.username()),
+            password: text(url.password().unwrap_or_default()),
         });
         let set = url.set_username("").and_then(|()| url.set_password(None));
         set.and_then(|()| url.set_port((port != scheme.default_port()).then_some(port)))
@@ -203,25 +220,6 @@ fn is_host_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 253 && name.chars().all(plain)
 }
 
-/// RFC 3986 §2.1; what is no escape stays.
-fn percent_decoded(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = after.get(..2).filter(|_| *first == b'%').and_then(|hex| hex::decode(hex).ok());
-        match escaped {
-            Some(byte) => {
-                bytes.extend(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +234,10 @@ mod tests {
             ("rtmp://10.0.0.7:1935/live/a", "rtmp://10.0.0.7/live/a"),
             ("rtsp://h/a_b/user=x_password=p_q_channel=1", "rtsp://h/a_b/user=x_password=xxx_channel=1"),
             ("rtsp://h/user=x&password=p_q&channel=1", "rtsp://h/user=x&password=xxx&channel=1"),
+            (
+                "rtsp://h/realmonitor?channel=1&authbasic=YWRtaW4",
+                "rtsp://h/realmonitor?channel=1&authbasic=xxx",
+            ),
             ("rtsp://h", "rtsp://h"),
             ("rtsp://h/c?channel=1&PASSWORD=hunter2&token=t", "rtsp://h/c?channel=1&PASSWORD=xxx&token=xxx"),
         ];

@@ -1,6 +1,6 @@
 //! H.264 (RFC 6184), packetization modes 0 and 1: single NAL units, STAP-A and FU-A.
 
-use super::nal::{AccessUnits, NalCodec, NalKind, PPS, ParameterSets, SPS};
+use super::nal::{AccessUnits, NalCodec, NalKind, PPS, ParameterSets, SPS, split_sized};
 use super::{Depay, DepayError, Output, Packet, TrackConfig, base64_list};
 use crate::ingest::{
     caps::{H264Sps, avcc, video_track_caps},
@@ -31,34 +31,13 @@ impl H264 {
         Ok(Self { units })
     }
 
-    /// RFC 6184, 5.7.1.
-    fn aggregate(&mut self, mut rest: &[u8]) {
-        while let Some((nal, more)) = split_sized(rest) {
-            self.units.nal(nal);
-            rest = more;
-        }
-        if !rest.is_empty() {
-            self.units.spoil();
-        }
-    }
-
     /// RFC 6184, 5.8.
     fn fragment(&mut self, payload: &[u8]) {
         let [indicator, fu, fragment @ ..] = payload else { return self.units.spoil() };
         let (start, end) = (fu & 0x80 != 0, fu & 0x40 != 0);
         let header = [indicator & 0xE0 | fu & 0x1F];
-        match (start, end) {
-            (true, true) => self.units.nal(&[&header, fragment].concat()),
-            (true, false) => self.units.first_fragment(&header, fragment),
-            (false, end) => self.units.next_fragment(header[0], fragment, end),
-        }
+        self.units.fragment(&header, fragment, start, end);
     }
-}
-
-/// A NAL unit after its 16-bit size, and what follows it.
-pub(super) fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (size, rest) = bytes.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*size)))
 }
 
 impl Depay for H264 {
@@ -74,7 +53,7 @@ impl Depay for H264 {
         if self.units.begin(packet, first_nal, out) {
             match kind {
                 1..=23 => self.units.nal(payload),
-                STAP_A => self.aggregate(&payload[1..]),
+                STAP_A => self.units.aggregate(&payload[1..]),
                 FU_A => self.fragment(payload),
                 // STAP-B, MTAP and FU-B need packetization mode 2.
                 25..=27 | 29 => self.units.spoil(),

@@ -1,10 +1,7 @@
 //! H.265 (RFC 7798): single NAL units, aggregation packets and fragmentation units, in decoding order (no DONL).
 
-use super::nal::{AccessUnits, NalCodec, NalKind, PPS, ParameterSets, SPS, VPS};
-use super::{
-    Depay, DepayError, Output, Packet, TrackConfig, base64_list,
-    h264::{id, split_sized},
-};
+use super::nal::{AccessUnits, NalCodec, NalKind, PPS, ParameterSets, SPS, VPS, split_sized};
+use super::{Depay, DepayError, Output, Packet, TrackConfig, base64_list, h264::id};
 use crate::ingest::{
     caps::{H265Sps, hvcc, video_track_caps},
     rtp::Format,
@@ -41,27 +38,12 @@ impl H265 {
         Ok(Self { units })
     }
 
-    /// RFC 7798, 4.4.2.
-    fn aggregate(&mut self, mut rest: &[u8]) {
-        while let Some((nal, more)) = split_sized(rest) {
-            self.units.nal(nal);
-            rest = more;
-        }
-        if !rest.is_empty() {
-            self.units.spoil();
-        }
-    }
-
     /// RFC 7798, 4.4.3.
     fn fragment(&mut self, payload: &[u8]) {
         let [first, second, fu, fragment @ ..] = payload else { return self.units.spoil() };
         let (start, end) = (fu & 0x80 != 0, fu & 0x40 != 0);
         let header = [first & 0x81 | (fu & 0x3F) << 1, *second];
-        match (start, end) {
-            (true, true) => self.units.nal(&[&header, fragment].concat()),
-            (true, false) => self.units.first_fragment(&header, fragment),
-            (false, end) => self.units.next_fragment(header[0], fragment, end),
-        }
+        self.units.fragment(&header, fragment, start, end);
     }
 }
 
@@ -78,7 +60,7 @@ impl Depay for H265 {
         if self.units.begin(packet, first_nal, out) {
             match kind {
                 0..AP => self.units.nal(payload),
-                AP => self.aggregate(body),
+                AP => self.units.aggregate(body),
                 FU => self.fragment(payload),
                 PACI => self.units.spoil(),
                 // Unspecified: to be ignored.

@@ -8,6 +8,9 @@ use std::{collections::BTreeMap, marker::PhantomData};
 const MAX_NAL_UNITS: usize = 4_096;
 /// Longest parameter set; a real one has less than a few hundred bytes.
 const MAX_SET_BYTES: usize = 4 << 10;
+/// Most bytes of all parameter sets of one kind. Past them those of other ids are forgotten: all of them go into the
+/// caps, which every change makes anew.
+const MAX_KIND_BYTES: usize = 16 << 10;
 const LENGTH_BYTES: usize = 4;
 
 /// What a NAL unit is to an access unit.
@@ -65,12 +68,22 @@ impl ParameterSets {
 
     /// True when it changes anything.
     fn insert(&mut self, kind: usize, id: u8, set: &[u8]) -> bool {
-        if self.sets[kind].get(&id).is_some_and(|known| known == set) {
+        let sets = &mut self.sets[kind];
+        if sets.get(&id).is_some_and(|known| known == set) {
             return false;
         }
-        self.sets[kind].insert(id, set.to_vec());
+        sets.insert(id, set.to_vec());
+        if sets.values().map(Vec::len).sum::<usize>() > MAX_KIND_BYTES {
+            sets.retain(|known, _| *known == id);
+        }
         true
     }
+}
+
+/// A NAL unit after its 16-bit size, and what follows it.
+pub(super) fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (size, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*size)))
 }
 
 /// Puts access units together.
@@ -170,8 +183,27 @@ impl<C: NalCodec> AccessUnits<C> {
         self.nal_done(at);
     }
 
-    /// The first fragment of a NAL unit.
-    pub fn first_fragment(&mut self, header: &[u8], fragment: &[u8]) {
+    /// NAL units after their 16-bit sizes (RFC 6184, 5.7.1; RFC 7798, 4.4.2).
+    pub fn aggregate(&mut self, mut rest: &[u8]) {
+        while let Some((nal, more)) = split_sized(rest) {
+            self.nal(nal);
+            rest = more;
+        }
+        if !rest.is_empty() {
+            self.spoil();
+        }
+    }
+
+    /// A part of a NAL unit with `header` (RFC 6184, 5.8; RFC 7798, 4.4.3), the `first`, the `last`, or between them.
+    pub fn fragment(&mut self, header: &[u8], fragment: &[u8], first: bool, last: bool) {
+        match (first, last) {
+            (true, true) => self.nal(&[header, fragment].concat()),
+            (true, false) => self.first_fragment(header, fragment),
+            (false, last) => self.next_fragment(header[0], fragment, last),
+        }
+    }
+
+    fn first_fragment(&mut self, header: &[u8], fragment: &[u8]) {
         if self.fragmented.is_some() {
             return self.spoil();
         }
@@ -181,8 +213,8 @@ impl<C: NalCodec> AccessUnits<C> {
         self.assembly.append(fragment);
     }
 
-    /// A later fragment. Its `header` must tell the same NAL unit type as the first one's.
-    pub fn next_fragment(&mut self, header: u8, fragment: &[u8], last: bool) {
+    /// Its `header` must tell the same NAL unit type as the first one's.
+    fn next_fragment(&mut self, header: u8, fragment: &[u8], last: bool) {
         let Some(at) = self.fragmented else { return self.spoil() };
         let begun = self.assembly.payload.get(at + LENGTH_BYTES);
         if begun.is_none_or(|begun| begun & C::TYPE_MASK != header & C::TYPE_MASK) {

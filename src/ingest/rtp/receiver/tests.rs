@@ -444,6 +444,53 @@ fn a_stream_that_ends_at_once_is_whole() {
     assert_eq!(house.frames(MediaKind::Audio).len(), 1);
 }
 
+/// Once what was held was looked at after a read of the socket only, which may bring a million tiny units.
+#[test]
+fn what_is_held_is_bounded_within_a_read() {
+    let mut house = House::new(Arrival::InOrder);
+    for n in 0..300 {
+        let audio = packet(AUDIO_SSRC, 0, n as u16, n * 60_000, false, &[0; 60_000]);
+        house.receiver.rtp(AUDIO, &audio, MS);
+    }
+    house.collect();
+    assert!(house.frames(MediaKind::Audio).len() >= 256);
+}
+
+/// Once they came with the next connection, or at the end of the source.
+#[test]
+fn the_last_units_of_a_connection_do_not_wait_for_the_next() {
+    let mut house = House::new(Arrival::Unordered);
+    house.stream(0, 30);
+    let held = house.next_audio(60);
+    let missing = house.next_audio(61);
+    let last = house.next_audio(62);
+    for packet in [held, last] {
+        house.receiver.rtp(AUDIO, &packet, 1_200 * MS);
+    }
+    drop(missing);
+    house.flush(1_200 * MS);
+    assert_eq!(house.frames(MediaKind::Audio).len(), 61);
+    house.receiver.interrupted();
+    house.collect();
+    assert_eq!(house.frames(MediaKind::Audio).len(), 62);
+    house.receiver.reconnected(media(Arrival::Unordered), 9_000 * MS).expect("the same media");
+    house.finish();
+    assert_eq!(house.frames(MediaKind::Audio).len(), 62);
+}
+
+/// Once all that one read of the socket brought waited for its end, four megabytes of the smallest frames there are.
+#[test]
+fn units_do_not_wait_for_the_end_of_a_read() {
+    let mut house = House::new(Arrival::InOrder);
+    house.stream(0, 30);
+    let frames = |house: &mut House| house.receiver.publisher().stream().snapshot().frames;
+    let before = frames(&mut house);
+    for n in 60..360 {
+        house.audio(n, 1_200 * MS);
+    }
+    assert_eq!(frames(&mut house) - before, 256);
+}
+
 #[test]
 fn a_report_names_the_sender_and_asks_for_a_key_frame() {
     let mut house = House::new(Arrival::Unordered);

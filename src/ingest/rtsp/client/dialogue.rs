@@ -23,6 +23,8 @@ const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 const MAX_TRIES: u32 = 3;
 /// Media that may come before the answer to PLAY, bytes.
 const MAX_EARLY_BYTES: usize = 4 << 20;
+/// What a packet takes beside its payload, bytes: empty ones are counted too.
+const PACKET_OVERHEAD_BYTES: usize = 64;
 const USER_AGENT: &str = concat!("reeld/", env!("CARGO_PKG_VERSION"));
 
 /// The connection to one server, and what was agreed on in it.
@@ -34,6 +36,7 @@ pub(super) struct Dialogue {
     pub reader: MessageReader,
     /// Interleaved packets that came among the answers.
     pub early: Vec<(u8, Vec<u8>)>,
+    /// What they take, at most `MAX_EARLY_BYTES`.
     early_bytes: usize,
     auth: Auth,
     /// The id of the session, once there is one.
@@ -161,7 +164,7 @@ impl Dialogue {
                     Incoming::Response(_) => {}
                     Incoming::Request(request) => asked.push(request),
                     Incoming::Data { channel, payload } => {
-                        *early_bytes += payload.len();
+                        *early_bytes += payload.len() + PACKET_OVERHEAD_BYTES;
                         if *early_bytes > MAX_EARLY_BYTES {
                             return Err(RtspError::TooMuchEarly.into());
                         }

@@ -8,23 +8,21 @@ use super::{
 use crate::{
     config::Transport,
     ingest::{
-        drain::{READ_EARLY_BYTES, drain, forget_readiness, set_receive_low_water, ticks},
+        drain::{READ_EARLY_BYTES, drain, forget_readiness, set_receive_low_water, short_ticks, ticks},
         rtp::receiver::{Media, Receiver},
-        rtsp::{
-            message::Incoming,
-            udp::{PacketKind, packet_buffer},
-        },
+        rtsp::{message::Incoming, udp::PacketKind},
         source::{PullError, Source},
     },
 };
 use rtsp_types::{Method, Request, Response, StatusCode};
 use std::time::{Duration, Instant};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::Interval;
 
 /// RFC 3550, 6.2.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
-/// How often sockets are read whose buffers are too small for the common tick.
-const SHORT_TICK: Duration = Duration::from_millis(20);
+
+/// Most messages beside media that are taken in one read.
+const MAX_MESSAGES: usize = 64;
 
 pub(super) struct Reading<'a> {
     source: &'a Source,
@@ -32,8 +30,6 @@ pub(super) struct Reading<'a> {
     /// UDP is only tried.
     trial: bool,
     heard: Heard<'a>,
-    /// For UDP.
-    buffer: Vec<u8>,
     next_report: Instant,
     next_keep_alive: Instant,
     /// Whether the last keep-alive has been challenged once.
@@ -124,7 +120,6 @@ impl<'a> Reading<'a> {
                 last: None,
                 now: Duration::ZERO,
             },
-            buffer: if udp { packet_buffer() } else { Vec::new() },
             next_report: now + REPORT_EVERY,
             next_keep_alive: now + playing.keep_alive,
             challenged: false,
@@ -177,12 +172,10 @@ impl<'a> Reading<'a> {
 
     fn tick(&self) -> Interval {
         let small = |lane: &Lane| matches!(lane, Lane::Udp(pair) if !pair.is_roomy());
-        if !self.playing.tracks.iter().any(small) {
-            return ticks(self.source.started());
+        match self.playing.tracks.iter().any(small) {
+            true => short_ticks(self.source.started()),
+            false => ticks(self.source.started()),
         }
-        let mut tick = interval(SHORT_TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        tick
     }
 
     /// Packets that came together with the answer to PLAY.
@@ -197,11 +190,11 @@ impl<'a> Reading<'a> {
     /// Takes all that has come; media before an error counts.
     fn drain(&mut self) -> (Result<(), PullError>, Vec<Message>) {
         let mut asked = Vec::new();
-        let Self { heard, playing, buffer, .. } = self;
+        let Self { heard, playing, .. } = self;
         for (section, track) in playing.tracks.iter_mut().enumerate() {
             let Lane::Udp(pair) = track else { continue };
             let mut taken = Ok(());
-            let drained = pair.drain(buffer, |kind, packet| {
+            let drained = pair.drain(|kind, packet| {
                 let handed = match kind {
                     PacketKind::Rtp => heard.rtp(section, packet),
                     PacketKind::Rtcp => heard.rtcp(section, packet),
@@ -220,6 +213,7 @@ impl<'a> Reading<'a> {
             reader.read(bytes, |incoming| {
                 match incoming {
                     Incoming::Data { channel, payload } => heard.interleaved(tracks, channel, payload)?,
+                    _ if asked.len() == MAX_MESSAGES => return Err(RtspError::TooManyMessages.into()),
                     Incoming::Request(request) => asked.push(Message::Asked(request)),
                     Incoming::Response(response) => asked.push(Message::Answered(response)),
                 }

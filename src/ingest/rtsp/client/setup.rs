@@ -4,17 +4,13 @@ use super::{RtspError, dialogue::Dialogue, start::Start};
 use crate::{
     config::Transport,
     ingest::{
-        rtp::{
-            depay,
-            receiver::{Arrival, Media},
-        },
+        rtp::receiver::{Arrival, Media},
         rtsp::{
-            sdp::{Description, Section, control_url},
+            sdp::{Description, Section, control_url, kind_word, without_user},
             udp::UdpPair,
         },
-        source::{PullError, Source, SourceUri},
+        source::{PullError, Scheme, Source, SourceUri},
     },
-    media::MediaKind,
 };
 use rtsp_types::{HeaderName, Method, Response, StatusCode, headers};
 use std::time::Duration;
@@ -105,8 +101,8 @@ async fn describe(dialogue: &mut Dialogue, uri: &SourceUri) -> Result<Found, Pul
     let response = dialogue.request(&Method::Describe, url, &accept).await?;
     if matches!(response.status(), StatusCode::MovedPermanently | StatusCode::Found | StatusCode::SeeOther) {
         let location = text(&response, &headers::LOCATION).ok_or(RtspError::BadRedirect)?;
-        let next = uri.redirected(location).map_err(|_| RtspError::BadRedirect)?;
-        return Ok(Found::Elsewhere(next));
+        let next = uri.redirected(location).ok().filter(|next| next.scheme() == Scheme::Rtsp);
+        return Ok(Found::Elsewhere(next.ok_or(RtspError::BadRedirect)?));
     }
     expect_ok("DESCRIBE", &response)?;
     let base = [headers::CONTENT_BASE, headers::CONTENT_LOCATION].iter().find_map(|name| {
@@ -153,15 +149,8 @@ async fn play(
 fn usable(source: &Source, description: &Description) -> Result<Vec<Section>, PullError> {
     let (mut taken, mut skipped): (Vec<Section>, Vec<String>) = (Vec::new(), Vec::new());
     for section in &description.sections {
-        skipped.extend(section.unsupported.iter().map(|name| plain(name)));
         let mut section = section.clone();
-        section.formats.retain(|format| match depay::make(format) {
-            Ok(_) => true,
-            Err(error) => {
-                skipped.push(error.to_string());
-                false
-            }
-        });
+        skipped.extend(section.keep_readable().iter().map(|fault| plain(fault)));
         let Some(kind) = section.kind() else { continue };
         match taken.iter().any(|other| other.kind() == Some(kind)) {
             true => skipped.push(format!("a second {}", kind_word(kind))),
@@ -177,13 +166,6 @@ fn usable(source: &Source, description: &Description) -> Result<Vec<Section>, Pu
         tracing::info!(source = %source.id(), "left out, because it cannot be received: {skipped}");
     }
     Ok(taken)
-}
-
-fn kind_word(kind: MediaKind) -> &'static str {
-    match kind {
-        MediaKind::Video => "video",
-        MediaKind::Audio => "audio",
-    }
 }
 
 /// The session while its tracks are set up.
@@ -242,12 +224,13 @@ impl Setup {
 
     async fn over_udp(&mut self, url: &Url) -> Result<(Response<Vec<u8>>, UdpPair), PullError> {
         let (local, remote) = (self.dialogue.local, self.dialogue.remote);
-        let sockets = UdpPair::bind(local.ip(), remote.ip(), None)?;
+        let mut sockets = UdpPair::bind(local, remote, None)?;
         let (rtp, rtcp) = sockets.ports()?;
         let asked = format!("RTP/AVP;unicast;client_port={rtp}-{rtcp}");
         let response = self.dialogue.request(&Method::Setup, url, &[(headers::TRANSPORT, &asked)]).await?;
         if let Some(ports) = pair(transport_parameter(&response, "server_port")) {
-            sockets.punch(ports);
+            sockets.peer_told(ports);
+            sockets.punch();
         }
         Ok((response, sockets))
     }
@@ -293,17 +276,11 @@ fn pair<T: std::str::FromStr + Into<u16> + TryFrom<u16> + Copy>(value: Option<&s
     }
 }
 
-/// Some servers repeat user and password in the URLs they give.
-fn without_user(mut url: Url) -> Url {
-    // It fails only for URLs without a host, which have no user.
-    let _ = url.set_username("").and_then(|()| url.set_password(None));
-    url
-}
-
-/// A codec's name as it may stand in a log line.
+/// A codec's name, or what is wrong with it, as it may stand in a log line.
 fn plain(name: &str) -> String {
-    let safe = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/' | ' ');
-    name.chars().filter(safe).take(40).collect()
+    let safe =
+        |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/' | ' ' | ':' | '=' | ',');
+    name.chars().filter(safe).take(80).collect()
 }
 
 #[cfg(test)]

@@ -187,6 +187,48 @@ fn channels_that_are_taken_are_replaced() {
     assert!(answer.contains("interleaved=0-1") && session.streams().len() == 2, "{answer}");
 }
 
+/// Once a publisher could have 16 streams, with 32 sockets and 128 MiB of units under way.
+#[test]
+fn a_publisher_has_only_so_many_streams() {
+    let section = |n| format!("m=audio 0 RTP/AVP 8\r\na=control:track{n}\r\n");
+    let sdp = format!("v=0\r\n{}", (0..=MAX_STREAMS).map(section).collect::<String>());
+    let mut session = session();
+    ask(&mut session, &request("ANNOUNCE", "", "", &sdp));
+    session.accept();
+    session.outgoing();
+    for n in 0..MAX_STREAMS {
+        assert_eq!(status(&mut session, "SETUP", &format!("/track{n}"), TCP), 200);
+    }
+    assert_eq!(status(&mut session, "SETUP", &format!("/track{MAX_STREAMS}"), TCP), 403);
+    assert_eq!(status(&mut session, "SETUP", "/track0", TCP), 200, "once more");
+}
+
+#[test]
+fn who_asks_without_end_is_found_out() {
+    let mut session = session();
+    for _ in 0..100 {
+        session.handle(&request("OPTIONS", "", "", ""));
+    }
+    assert!(!session.is_flooded());
+    while session.out.len() <= MAX_OUTGOING_BYTES {
+        session.handle(&request("OPTIONS", "", "", ""));
+    }
+    assert!(session.is_flooded());
+}
+
+#[test]
+fn no_password_of_an_announced_url_is_kept() {
+    let mut session = session();
+    let text = format!(
+        "ANNOUNCE rtsp://user:secret@h/live/cam RTSP/1.0\r\nCSeq: 1\r\nContent-Length: {}\r\n\r\n{SDP}",
+        SDP.len()
+    );
+    session.handle(&parse(&text));
+    session.accept();
+    assert_eq!(session.state, State::Announced);
+    assert!(!format!("{session:?}").contains("secret"));
+}
+
 proptest::proptest! {
     #[test]
     fn whatever_the_order_every_request_has_one_answer(steps in proptest::collection::vec(

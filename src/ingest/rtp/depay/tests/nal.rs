@@ -185,6 +185,25 @@ fn h264_tells_changed_parameter_sets_once() {
     assert_ne!(configs(&out)[0].caps, configs(&out)[1].caps);
 }
 
+/// Once 256 parameter sets of 4 KiB each went into the caps, anew with every picture that changed one of them.
+#[test]
+fn the_caps_hold_no_more_parameter_sets_than_a_real_sender_has() {
+    let mut depay = h264();
+    let mut most = 0;
+    for n in 0..40u32 {
+        // A PPS begins with its id, Exp-Golomb coded: 13 bits for 64 and more.
+        let id = format!("{:04x}", (65 + n) << 3);
+        let set = format!("68{id}{}", "aa".repeat(4_000));
+        let packets = [s(n, PPS), s(n, &set), m(n, IDR)];
+        for output in run(&mut *depay, &packets) {
+            let Output::Config(config) = output else { continue };
+            let data = config.caps.structure(0).expect("caps").get::<gst::Buffer>("codec_data");
+            most = most.max(data.expect("codec data").size());
+        }
+    }
+    assert!((4_000..20_000).contains(&most), "{most} bytes");
+}
+
 #[test]
 fn descriptions_that_cannot_be_followed_are_named() {
     let interleaved = "only packetization-mode 0 and 1 (no interleaving) can be read";
