@@ -4,16 +4,29 @@
 use crate::media::{Codec, MediaKind, Track, Tracks};
 use gstreamer as gst;
 
-/// Whether the file of `before` can go on with `next`: the same codecs on the same tracks, and only video with other
-/// parameters, in a form that goes into the access units.
-pub(super) fn fits(before: &Tracks, next: &Tracks) -> bool {
-    let goes_on = |(before, next): (&Track, &Track)| {
-        let same = before.codec == next.codec && before.caps == next.caps;
-        same || (before.codec == next.codec && changes_in_band(next))
-    };
-    !before.is_empty()
-        && before.iter().len() == next.iter().len()
-        && before.iter().zip(next.iter()).all(goes_on)
+/// How tracks differ from those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The same codecs on the same tracks, and only video with other parameters, in a form that goes into the access
+    /// units: the file under way can go on with them.
+    Fits,
+    /// As `Fits`, with more tracks behind: the file under way can go on without those.
+    Grows,
+    Other,
+}
+
+impl Change {
+    pub fn of(before: &Tracks, next: &Tracks) -> Self {
+        let goes_on = |(before, next): (&Track, &Track)| {
+            let same = before.codec == next.codec && before.caps == next.caps;
+            same || (before.codec == next.codec && changes_in_band(next))
+        };
+        let (had, has) = (before.iter().len(), next.iter().len());
+        if had == 0 || had > has || !before.iter().zip(next.iter()).all(goes_on) {
+            return Change::Other;
+        }
+        if had == has { Change::Fits } else { Change::Grows }
+    }
 }
 
 fn changes_in_band(track: &Track) -> bool {
@@ -132,17 +145,19 @@ mod tests {
         let (vp8, larger) = ((Codec::Vp8, "video/x-vp8,width=320"), (Codec::Vp8, "video/x-vp8,width=640"));
         let (aac, faster) = ((Codec::Aac, "audio/mpeg,rate=44100"), (Codec::Aac, "audio/mpeg,rate=48000"));
         for (before, next, expected) in [
-            (vec![h264, aac], vec![other, aac], true),
-            (vec![h264, aac], vec![h264, aac], true),
-            (vec![vp8], vec![larger], true),
-            (vec![h264], vec![broken], false),
-            (vec![h264, aac], vec![h264, faster], false),
-            (vec![h264], vec![h264, aac], false),
-            (vec![h264, aac], vec![h264], false),
-            (vec![h264], vec![vp8], false),
-            (vec![], vec![h264], false),
+            (vec![h264, aac], vec![other, aac], Change::Fits),
+            (vec![h264, aac], vec![h264, aac], Change::Fits),
+            (vec![vp8], vec![larger], Change::Fits),
+            (vec![h264], vec![broken], Change::Other),
+            (vec![h264, aac], vec![h264, faster], Change::Other),
+            (vec![h264], vec![h264, aac], Change::Grows),
+            (vec![h264], vec![other, aac], Change::Grows),
+            (vec![h264], vec![broken, aac], Change::Other),
+            (vec![h264, aac], vec![h264], Change::Other),
+            (vec![h264], vec![vp8], Change::Other),
+            (vec![], vec![h264], Change::Other),
         ] {
-            assert_eq!(fits(&tracks(&before), &tracks(&next)), expected, "{before:?} {next:?}");
+            assert_eq!(Change::of(&tracks(&before), &tracks(&next)), expected, "{before:?} {next:?}");
         }
     }
 
