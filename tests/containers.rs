@@ -442,7 +442,7 @@ fn a_killed_file_is_made_whole_wherever_it_is_cut() {
         wait_until("all but a second is in the file", SOON, || {
             let copy = rig.dir.path().join("copy");
             fs::copy(&part, &copy).expect("a copy");
-            make_whole(&copy, container).expect("no error").is_some_and(|s| s.duration_ms >= 7_000)
+            make_whole(&copy).expect("no error").is_some_and(|s| s.duration_ms >= 7_000)
         });
         let bytes = fs::read(&part).expect("the file");
         let cut_file = rig.dir.path().join(format!("cut.{container}"));
@@ -451,7 +451,7 @@ fn a_killed_file_is_made_whole_wherever_it_is_cut() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let cut = (state >> 33) as usize % bytes.len();
             fs::write(&cut_file, &bytes[..cut]).expect("a file");
-            let Some(found) = make_whole(&cut_file, container).expect("no error") else {
+            let Some(found) = make_whole(&cut_file).expect("no error") else {
                 // Cut before the first access unit was whole.
                 assert!(cut < 16_384, "{container} cut at {cut} of {}", bytes.len());
                 assert_eq!(fs::read(&cut_file).expect("the file"), bytes[..cut]);
@@ -469,7 +469,7 @@ fn a_killed_file_is_made_whole_wherever_it_is_cut() {
             }
             let once = fs::read(&cut_file).expect("the file");
             assert!(once.windows(4).any(|w| w == [0x1C, 0x53, 0xBB, 0x6B]), "no cues");
-            assert_eq!(make_whole(&cut_file, container).expect("no error"), Some(found), "a second time");
+            assert_eq!(make_whole(&cut_file).expect("no error"), Some(found), "a second time");
             assert!(
                 fs::read(&cut_file).expect("the file") == once,
                 "cut at {cut}: the same after a second time"
@@ -479,7 +479,7 @@ fn a_killed_file_is_made_whole_wherever_it_is_cut() {
         // A finished file stays what it is.
         let file = only_file(&rig.end(publisher, running));
         let before = Probe::read(&file);
-        make_whole(&file, container).expect("no error").expect("a file");
+        make_whole(&file).expect("no error").expect("a file");
         let after = Probe::read(&file);
         assert_eq!(after.counts(), before.counts());
         assert!(

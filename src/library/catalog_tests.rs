@@ -110,7 +110,7 @@ async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
     library.complete(&ended, Utc::now(), &lost()).await.unwrap();
 
     let next = reopen(&dir).await;
-    let found = next.interrupted(None, |_, _| Ok(None)).await.unwrap();
+    let found = testing::recover(&next, None, |_| Ok(None)).await;
     assert_eq!(found.len(), 2);
     let error = |id| found.iter().find(|r| r.id == id).and_then(|r| r.error.clone()).unwrap();
     assert!(error(open).contains(&format!("is in {} and plays", part_file.display())), "{}", error(open));
@@ -119,7 +119,7 @@ async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
     let changed: DateTime<Utc> = part_file.metadata().unwrap().modified().unwrap().into();
     assert_eq!(got.status, Status::Failed);
     assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed.timestamp_millis());
-    assert!(next.interrupted(None, |_, _| Ok(None)).await.unwrap().is_empty());
+    assert!(testing::recover(&next, None, |_| Ok(None)).await.is_empty());
 }
 
 #[tokio::test]

@@ -86,7 +86,8 @@ impl Track {
 
     fn end(&self) -> Option<i64> {
         let [before, last] = self.last;
-        Some(last? + before.map_or(0, |before| last.unwrap_or(before) - before))
+        let last = last?;
+        Some(last.saturating_add(before.map_or(0, |before| last.saturating_sub(before))))
     }
 }
 
