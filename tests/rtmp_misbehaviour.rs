@@ -1,6 +1,6 @@
 //! What publishers do wrong costs them their connection, never the daemon, another stream, or a frame that arrived.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     io::{self, Write},
     net::TcpStream,
@@ -264,6 +264,10 @@ fn a_track_that_never_speaks_does_not_hold_up_the_pictures() {
     for due in &pictures {
         client.send_video(due.timestamp_ms, due.payload).expect("sent");
     }
+    wait_for("what it takes is told", SOON, || {
+        let load = json!({"recordings": 1, "transcodedTracks": 1, "elementThreads": 0});
+        (daemon.get("/api/v1/server")["load"] == load).then_some(())
+    });
     client.unpublish().expect("a good end");
     let recording = daemon.completed("muted");
     let probe = Probe::read(&file_of(&recording));
