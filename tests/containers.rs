@@ -476,6 +476,13 @@ fn a_killed_file_is_made_whole_wherever_it_is_cut() {
             );
         }
         assert!(whole >= 10, "{whole} files");
+        // What may be in a long rest is not cut away.
+        fs::write(&cut_file, &bytes[..bytes.len() / 2]).expect("a file");
+        let damaged = fs::File::options().write(true).open(&cut_file).expect("the file");
+        damaged.set_len(100 << 20).expect("a hole");
+        let error = make_whole(&cut_file).expect_err("damaged");
+        assert!(error.contains("damaged at byte") && error.contains("cut."), "{error}");
+        assert_eq!(damaged.metadata().expect("metadata").len(), 100 << 20);
         // A finished file stays what it is.
         let file = only_file(&rig.end(publisher, running));
         let before = Probe::read(&file);
