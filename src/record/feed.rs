@@ -40,6 +40,8 @@ pub(super) struct Feed {
     end_ns: Option<u64>,
     /// Silence was written up to here.
     silent_until_ns: u64,
+    /// When its last access unit is shown, ns of the stream's running time.
+    last_pts_ns: u64,
     ended: bool,
 }
 
@@ -95,6 +97,7 @@ impl Feed {
             silence: Silence::of(track),
             end_ns: None,
             silent_until_ns: 0,
+            last_pts_ns: 0,
             ended: false,
         };
         feed.begin_at(base_ns);
@@ -124,6 +127,13 @@ impl Feed {
         let replaced = self.ours || self.transcoded || self.silence.is_some();
         let missed = |end_ns: u64| end_ns + GIVEN_UP_AFTER_NS <= video_ns;
         !self.ended && !replaced && self.end_ns.is_some_and(missed)
+    }
+
+    /// How much before `end_ns`, where the file ends, it ended; `None` when it did not, or that was told already.
+    pub fn ends_early_by_ms(&self, end_ns: u64) -> Option<u64> {
+        let early_ns = end_ns.saturating_sub(self.last_pts_ns);
+        let told = self.ended || self.counts.frames == 0;
+        (!told && early_ns > GIVEN_UP_AFTER_NS).then_some(early_ns / 1_000_000)
     }
 
     /// There is something of it in the file.
@@ -185,6 +195,7 @@ impl Feed {
             buffer.make_mut().prepend_memory(sets.clone());
         }
         self.pad.push(buffer)?;
+        self.last_pts_ns = self.last_pts_ns.max(frame.pts_ns());
         self.counts.frames += 1;
         self.counts.keyframes += u64::from(frame.is_key());
         Ok(())

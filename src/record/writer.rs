@@ -187,13 +187,19 @@ impl Writer {
 
     /// Ends every track and waits until the muxer has written its index. Blocks; not for a writer thread.
     pub fn finish(self) -> (Written, Result<(), PipelineError>) {
-        let mut feeds = self.feeds;
-        feeds.iter_mut().for_each(Feed::end);
+        let (mut feeds, mut degraded) = (self.feeds, self.degraded);
+        for feed in &mut feeds {
+            if let Some(ms) = feed.ends_early_by_ms(self.span.end_pts_ns) {
+                let codec = feed.counts().track.codec;
+                degraded.push(format!("the {codec} track ends {ms} ms before the file does"));
+            }
+            feed.end();
+        }
         let failed = self.failed.map_or(Ok(()), Err);
         let ended = failed.and_then(|()| self.pipeline.wait_eos(FINISH_DEADLINE));
         let ended = self.pipeline.set_state(gst::State::Null).and(ended);
         let tracks = feeds.iter().filter(|f| f.is_in_file()).map(|f| f.counts().clone()).collect();
-        (Written { tracks, span: self.span, degraded: self.degraded }, ended)
+        (Written { tracks, span: self.span, degraded }, ended)
     }
 }
 
