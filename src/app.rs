@@ -1,6 +1,7 @@
 //! The composition root: builds the parts in the order media flows, runs them, and takes them down in reverse.
 
 mod facts;
+mod recovery;
 mod rules;
 mod ways_in;
 
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use rules::check;
 
+use recovery::Recovery;
 use ways_in::{Listeners, WaysIn};
 
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +70,7 @@ pub struct App {
     config: DaemonConfig,
     _state: facts::State,
     library: Library,
+    recovery: Recovery,
     deliveries: Deliveries,
     ways_in: WaysIn,
     control: Control,
@@ -107,18 +110,19 @@ impl App {
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
         let hook = first.policy.hook_in(&config.paths.hooks);
         let hook = hook.map(|script| HookJob { script, status: Status::Completed });
-        for recording in library.interrupted(hook, make_whole).await? {
-            let made_whole = recording.status == Status::Recovered;
-            let whole = if made_whole { "its files have been made whole" } else { "its files were whole" };
-            let outcome = recording.error.unwrap_or_else(|| whole.into());
-            tracing::warn!(recording = %recording.id, stream = recording.stream_name, "interrupted: {outcome}");
-        }
+        let interrupted = library.interrupted().await?;
         let hooks = HookSettings {
             timeout: config.limits.hook_timeout,
             concurrency: config.limits.hook_concurrency,
             ..HookSettings::new(config.paths.records.clone())
         };
         let deliveries = Deliveries::start(library.clone(), hooks);
+        let waker = deliveries.waker();
+        let mut recovery =
+            Recovery::start(library.clone(), interrupted, hook, make_whole, move || waker.wake());
+        if !recovery.wait(recovery::LIMIT).await {
+            tracing::warn!("what the last daemon left is still being made whole; starting meanwhile");
+        }
         let waker = deliveries.waker();
         let recorder = Recorder::new(library.clone(), move || waker.wake())?;
         let totals = recorder.totals();
@@ -155,7 +159,7 @@ impl App {
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, deliveries, ways_in, control, http_stop, http })
+        Ok(Self { config, _state: state, library, recovery, deliveries, ways_in, control, http_stop, http })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -180,9 +184,14 @@ impl App {
             // Returning would wait for what is still being finished.
             std::process::exit(1);
         }
+        let recovered = self.recovery.stop();
         // The catalog is whole with or without a clean close.
         let _ = timeout(CLOSE_LIMIT, self.library.close()).await;
         tracing::info!("ended");
+        if !recovered {
+            // Returning would wait for the file that is being made whole; the next start begins it again.
+            std::process::exit(0);
+        }
         ExitCode::SUCCESS
     }
 }

@@ -1,6 +1,6 @@
 //! What publishers do wrong costs them their connection, never the daemon, another stream, or a frame that arrived.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     io::{self, Write},
     net::TcpStream,
@@ -249,7 +249,7 @@ fn a_clock_that_wraps_or_jumps_keeps_every_frame() {
 }
 
 /// What a transcoded track will be is known with its first access unit only. An announced one that never came held
-/// the file back for 10 s and then failed it, three times, and with that the recording.
+/// the file back for 10 s and then failed it, three times, and with that the recording. Silence stands in its place.
 #[test]
 fn a_track_that_never_speaks_does_not_hold_up_the_pictures() {
     let house = House::new(RECORD_ALL, "");
@@ -264,9 +264,17 @@ fn a_track_that_never_speaks_does_not_hold_up_the_pictures() {
     for due in &pictures {
         client.send_video(due.timestamp_ms, due.payload).expect("sent");
     }
+    wait_for("what it takes is told", SOON, || {
+        let load = json!({"recordings": 1, "transcodedTracks": 1, "elementThreads": 0});
+        (daemon.get("/api/v1/server")["load"] == load).then_some(())
+    });
     client.unpublish().expect("a good end");
     let recording = daemon.completed("muted");
-    assert_whole(&file_of(&recording), (pictures.len(), 0));
+    let probe = Probe::read(&file_of(&recording));
+    assert_whole(&file_of(&recording), (pictures.len(), probe.audio.len()));
+    assert_eq!(recording["parts"][0]["audio"]["frames"], 0);
+    let told = recording["degraded"][0].as_str().expect("a reason");
+    assert!(told.contains("opus") && told.contains("silence"), "{told}");
 }
 
 #[test]

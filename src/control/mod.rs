@@ -288,6 +288,7 @@ impl Control {
     pub fn server(&self) -> ServerInfo {
         let (rules, facts) = (self.rules(), &self.inner.facts);
         let connections = (facts.connections)();
+        let totals = self.inner.recorder.totals();
         ServerInfo {
             version: env!("CARGO_PKG_VERSION"),
             addresses: facts.addresses.clone(),
@@ -297,6 +298,11 @@ impl Control {
                 error: rules.error.clone(),
             },
             limits: LimitsInfo { connections, ..facts.limits.clone() },
+            load: LoadInfo {
+                recordings: self.recordings_running(),
+                transcoded_tracks: totals.transcoded_tracks.load(Ordering::Relaxed),
+                element_threads: totals.element_threads.load(Ordering::Relaxed),
+            },
             disk: self.disk(),
         }
     }

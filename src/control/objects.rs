@@ -101,7 +101,19 @@ pub struct ServerInfo {
     pub addresses: Addresses,
     pub policy: PolicyInfo,
     pub limits: LimitsInfo,
+    pub load: LoadInfo,
     pub disk: DiskInfo,
+}
+
+/// What the recordings under way take.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadInfo {
+    pub recordings: usize,
+    /// Tracks that are decoded and encoded, on the writer threads.
+    pub transcoded_tracks: u64,
+    /// Threads beyond the writer threads: those of GStreamer's muxers and the queues in front of them.
+    pub element_threads: u64,
 }
 
 /// The addresses really bound (a configured port 0 shows the port it got).

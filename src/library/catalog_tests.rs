@@ -33,6 +33,51 @@ async fn due_parts(library: &Library) -> Vec<u32> {
     library.outbox_due(Utc::now(), 100).await.unwrap().iter().map(|d| d.part).collect()
 }
 
+/// A catalog as the first version left it: its tables, and its JSON.
+async fn of_the_first_version(dir: &Path) {
+    std::fs::create_dir_all(dir.join("state")).unwrap();
+    let pool =
+        sqlx::SqlitePool::connect_with(super::options(dir.join("state/reeld.db").to_str().unwrap()).unwrap());
+    let pool = pool.await.unwrap();
+    let mut first = sqlx::migrate!("src/library/migrations");
+    first.migrations = first.migrations.iter().take(1).cloned().collect();
+    first.run(&pool).await.unwrap();
+    sqlx::raw_sql(
+        r#"INSERT INTO recording VALUES ('6f1c0f7a-5b0e-4a52-9d39-4f5b8f6b2f01', 'finalizing', 'live', 'live', 'cam', '6f1c0f7a-5b0e-4a52-9d39-4f5b8f6b2f01', 's', 'rtmp', 'mp4', 1, NULL,
+           2000, 1000, '{"packets":0,"frames":2,"gaps":[{"kind":"overflow","atMs":1,"byMs":2,"frames":2}]}', NULL);
+           INSERT INTO part VALUES ('6f1c0f7a-5b0e-4a52-9d39-4f5b8f6b2f01', 1, '/records/cam.mp4', 'cam.mp4', 1000, 'ab', 1, 2000,
+           '{"codec":"h264","width":320,"height":180,"frames":60,"keyframes":2}', NULL,
+           '[{"kind":"overflow","atMs":1,"byMs":2,"frames":2}]', NULL);
+           INSERT INTO writing VALUES ('6f1c0f7a-5b0e-4a52-9d39-4f5b8f6b2f01', 2, '/records/cam_2.mp4.part');
+           INSERT INTO outbox VALUES (1, 'hook', '6f1c0f7a-5b0e-4a52-9d39-4f5b8f6b2f01', 1, '{"script":"/hooks/on_record_hook.sh","status":"completed"}',
+           'waiting', 0, NULL, 0);"#,
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn a_catalog_of_the_first_version_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    of_the_first_version(dir.path()).await;
+    let library = reopen(&dir).await;
+    let [old] = &library.list(&Filter::default()).await.unwrap().items[..] else { panic!("one recording") };
+    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, frames: 2, packets: 0 };
+    assert_eq!(old.lost, Lost { packets: 0, frames: 2, gaps: vec![gap.clone()] });
+    let [first] = &old.parts[..] else { panic!("{old:?}") };
+    assert_eq!(
+        (first.lost, &first.degraded[..], &first.gaps[..]),
+        (PartLost::default(), &[][..], &[gap][..])
+    );
+    assert_eq!(due_parts(&library).await, [1]);
+    library.commit_part(&old.id, &part(2), None).await.unwrap();
+    library.complete(&old.id, Utc::now(), &lost()).await.unwrap();
+    let ended = library.get(&old.id).await.unwrap().unwrap();
+    assert_eq!((ended.parts.len(), ended.degraded), (2, part(2).degraded));
+}
+
 #[tokio::test]
 async fn a_recording_is_read_as_it_was_entered() {
     let (dir, library) = library().await;
@@ -110,7 +155,7 @@ async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
     library.complete(&ended, Utc::now(), &lost()).await.unwrap();
 
     let next = reopen(&dir).await;
-    let found = next.interrupted(None, |_, _| Ok(None)).await.unwrap();
+    let found = testing::recover(&next, None, |_| Ok(None)).await;
     assert_eq!(found.len(), 2);
     let error = |id| found.iter().find(|r| r.id == id).and_then(|r| r.error.clone()).unwrap();
     assert!(error(open).contains(&format!("is in {} and plays", part_file.display())), "{}", error(open));
@@ -119,7 +164,7 @@ async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
     let changed: DateTime<Utc> = part_file.metadata().unwrap().modified().unwrap().into();
     assert_eq!(got.status, Status::Failed);
     assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed.timestamp_millis());
-    assert!(next.interrupted(None, |_, _| Ok(None)).await.unwrap().is_empty());
+    assert!(testing::recover(&next, None, |_| Ok(None)).await.is_empty());
 }
 
 #[tokio::test]

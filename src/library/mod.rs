@@ -22,6 +22,7 @@ pub use objects::{
     RecordingId, Status, VideoPart,
 };
 pub use outbox::{Delivery, HookJob, OutboxId};
+pub use recover::Interrupted;
 pub use salvage::{MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
 

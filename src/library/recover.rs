@@ -18,9 +18,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Recordings that have not ended.
+#[derive(Debug, Default)]
+pub struct Interrupted(Vec<LeftBehind>);
+
+impl Interrupted {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Library {
     /// For the start of the daemon, before anything is recorded: every recording that has not ended is one the
-    /// last daemon left behind. Ends each of them, and answers them.
+    /// last daemon left behind. Only reads the catalog.
+    pub async fn interrupted(&self) -> Result<Interrupted, LibraryError> {
+        Ok(Interrupted(self.left_behind().await?))
+    }
+
+    /// Ends each of them, and answers them. Hours of media may take minutes; meanwhile others may be recorded.
     ///
     /// A file that has its manifest was whole before the daemon died: it gets its final name where that is
     /// missing. Any other is made whole by `make_whole`, as far as it can be. Both are entered as parts with `hook`,
@@ -29,21 +44,27 @@ impl Library {
     /// names the `.part` it was writing. The end is the time of the last change to its files.
     ///
     /// The records folder is searched, on a blocking thread, only when a part had not been entered. A manifest
-    /// that cannot be read, and a file that cannot be made whole, is logged and left out. After an error a later call
-    /// goes on from there.
-    pub async fn interrupted(
+    /// that cannot be read, a file that cannot be made whole, and a recording that the catalog does not take are
+    /// logged and left out; that recording is again among those of a later [`interrupted`](Self::interrupted), as are all
+    /// after an error.
+    pub async fn recover(
         &self,
+        interrupted: Interrupted,
         hook: Option<HookJob>,
         make_whole: MakeWhole,
     ) -> Result<Vec<Recording>, LibraryError> {
-        let left = self.left_behind().await?;
+        let Interrupted(left) = interrupted;
         let writing: Vec<Writing> = left.iter().flat_map(|l| l.writing.iter().cloned()).collect();
         let mut whole = self.whole_parts(writing).await?;
         let mut ended = Vec::with_capacity(left.len());
         for recording in left {
             let id = recording.id;
-            self.end_left_behind(recording, &mut whole, hook.as_ref(), make_whole).await?;
-            ended.extend(self.get(&id).await?);
+            match self.end_left_behind(recording, &mut whole, hook.as_ref(), make_whole).await {
+                Ok(recording) => ended.extend(recording),
+                Err(error) => {
+                    tracing::error!(recording = %id, %error, "cannot be recovered; the next start tries again");
+                }
+            }
         }
         Ok(ended)
     }
@@ -89,7 +110,7 @@ impl Library {
         whole: &mut WholeParts,
         hook: Option<&HookJob>,
         make_whole: MakeWhole,
-    ) -> Result<(), LibraryError> {
+    ) -> Result<Option<Recording>, LibraryError> {
         let LeftBehind { id, status, started_at, writing } = left;
         let mut ended_at = started_at;
         let (mut unfinished, mut salvaged) = (Vec::new(), false);
@@ -104,12 +125,13 @@ impl Library {
                 unfinished.push(writing.file);
             }
         }
-        let Some(recording) = self.get(&id).await? else { return Ok(()) };
+        let Some(recording) = self.get(&id).await? else { return Ok(None) };
         for part in recording.parts.iter().filter(|_| !salvaged) {
             ended_at = ended_at.max(look_at(&part.file).await.map_or(started_at, |(_, changed)| changed));
         }
         if status == Status::Finalizing && unfinished.is_empty() && !recording.parts.is_empty() {
-            return self.complete(&id, ended_at, &recording.lost).await;
+            self.complete(&id, ended_at, &recording.lost).await?;
+            return self.get(&id).await;
         }
         let mut playable = Vec::new();
         for file in unfinished {
@@ -119,10 +141,12 @@ impl Library {
             }
         }
         if salvaged && playable.is_empty() {
-            return self.recovered(&id, ended_at, &recording.lost).await;
+            self.recovered(&id, ended_at, &recording.lost).await?;
+        } else {
+            let error = interrupted_error(&playable, !recording.parts.is_empty());
+            self.fail(&id, ended_at, &recording.lost, &error).await?;
         }
-        let error = interrupted_error(&playable, !recording.parts.is_empty());
-        self.fail(&id, ended_at, &recording.lost, &error).await
+        self.get(&id).await
     }
 }
 
@@ -153,6 +177,7 @@ impl Library {
 }
 
 /// A recording that has not ended.
+#[derive(Debug)]
 struct LeftBehind {
     id: RecordingId,
     status: Status,
@@ -162,7 +187,7 @@ struct LeftBehind {
 }
 
 /// A part that is not in the catalog, and its `.part`.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Writing {
     recording: RecordingId,
     number: u32,

@@ -1,6 +1,6 @@
 //! A daemon that dies between a file and the catalog, on real files and a real database.
 
-use super::testing::{library, part, recording, reopen};
+use super::testing::{library, part, recording, recover, reopen};
 use super::*;
 use chrono::{DateTime, Utc};
 use std::{fs, path::Path};
@@ -79,7 +79,7 @@ async fn a_whole_file_the_catalog_does_not_know_is_entered_and_its_hook_is_due()
         library.close().await;
 
         let next = reopen(&dir).await;
-        let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
+        let found = recover(&next, Some(hook()), |_| Ok(None)).await;
         let [got] = &found[..] else { panic!("{cut}: {found:?}") };
         assert_eq!((got.status, &got.error), (Status::Completed, &None), "{cut}");
         assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed(&part.file), "{cut}");
@@ -89,7 +89,7 @@ async fn a_whole_file_the_catalog_does_not_know_is_entered_and_its_hook_is_due()
         assert_eq!(names(&dir), ["cam-end1.mp4", "cam-end1.mp4.json"], "{cut}");
 
         let third = reopen(&dir).await;
-        assert!(third.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap().is_empty(), "{cut}");
+        assert!(recover(&third, Some(hook()), |_| Ok(None)).await.is_empty(), "{cut}");
         assert_eq!(due(&third).await, [(open.id, 1)], "{cut}");
     }
 }
@@ -105,7 +105,7 @@ async fn a_recording_that_misses_something_fails_and_keeps_its_whole_parts() {
     finish_part(&library, &live, 1, "live").await;
 
     let next = reopen(&dir).await;
-    let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
+    let found = recover(&next, Some(hook()), |_| Ok(None)).await;
     let of = |id| found.iter().find(|r| r.id == id).unwrap();
     let error = of(open.id).error.as_deref().unwrap();
     assert!(error.contains(&format!("is in {} and plays", third.path().display())), "{error}");
@@ -130,7 +130,7 @@ async fn a_daemon_that_dies_between_the_last_part_and_the_end_completes_it() {
     // Nothing is searched for, so a folder that is gone is no error.
     let next = reopen(&dir).await;
     fs::remove_dir_all(dir.path().join("records")).unwrap();
-    let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
+    let found = recover(&next, Some(hook()), |_| Ok(None)).await;
     assert_eq!((found[0].status, found[0].parts.len()), (Status::Completed, 1));
     assert_eq!(due(&next).await, [(open.id, 1)]);
 }
@@ -171,7 +171,7 @@ async fn what_does_not_fit_is_left_alone() {
         let before = names(&dir);
 
         let next = reopen(&dir).await;
-        let found = next.interrupted(Some(hook()), |_, _| Ok(None)).await.unwrap();
+        let found = recover(&next, Some(hook()), |_| Ok(None)).await;
         let of = |id| found.iter().find(|r| r.id == id).unwrap();
         assert_eq!((of(open.id).status, of(open.id).parts.len()), (Status::Failed, 0), "{case}");
         assert_eq!((of(good.id).status, of(good.id).parts.len()), (Status::Completed, 1), "{case}");
@@ -182,8 +182,7 @@ async fn what_does_not_fit_is_left_alone() {
 
 #[tokio::test]
 async fn a_part_that_can_be_made_whole_is_recovered() {
-    fn make_whole(part: &Path, container: &str) -> Result<Option<Salvaged>, String> {
-        assert_eq!(container, "mp4");
+    fn make_whole(part: &Path) -> Result<Option<Salvaged>, String> {
         match fs::read(part).unwrap().as_slice() {
             b"frames" => Ok(Some(Salvaged { duration_ms: 1500, video: part_of_video(), audio: None })),
             b"nothing" => Ok(None),
@@ -206,7 +205,7 @@ async fn a_part_that_can_be_made_whole_is_recovered() {
         let last = last.max(changed(other.path()));
 
         let next = reopen(&dir).await;
-        let found = next.interrupted(Some(hook()), make_whole).await.unwrap();
+        let found = recover(&next, Some(hook()), make_whole).await;
         let [got] = &found[..] else { panic!("{found:?}") };
         assert_eq!((got.status, got.error.is_none()), (expected, expected == Status::Recovered), "{second}");
         assert_eq!(got.ended_at.unwrap().timestamp_millis(), last, "{second}");
@@ -217,6 +216,35 @@ async fn a_part_that_can_be_made_whole_is_recovered() {
         let due = next.outbox_due(Utc::now(), 100).await.unwrap();
         assert_eq!((due[0].part, due[0].job.status), (1, Status::Recovered), "{second}");
         assert_eq!(other.path().exists(), expected == Status::Failed, "{second}");
-        assert!(next.interrupted(Some(hook()), make_whole).await.unwrap().is_empty(), "{second}");
+        assert!(recover(&next, Some(hook()), make_whole).await.is_empty(), "{second}");
+    }
+}
+
+/// One recording that the catalog does not take kept the daemon from starting, every time.
+#[tokio::test]
+async fn what_cannot_be_recovered_keeps_nothing_else_back() {
+    fn make_whole(part: &Path) -> Result<Option<Salvaged>, String> {
+        assert!(!part.ends_with("panics.mp4.part"), "a fault of ours");
+        Ok(None)
+    }
+    let (dir, library) = library().await;
+    let refused = recording_in(&library, Status::Finalizing).await;
+    library.commit_part(&refused.id, &part(1), None).await.unwrap();
+    finish_part(&library, &refused, 1, "twice").await;
+    let broken = recording_in(&library, Status::Recording).await;
+    write_part(&library, &broken, 1, "panics").await;
+    let good = recording_in(&library, Status::Finalizing).await;
+    finish_part(&library, &good, 1, "good").await;
+
+    let next = reopen(&dir).await;
+    let interrupted = next.interrupted().await.unwrap();
+    // What begins now is not among them.
+    let new = recording_in(&next, Status::Recording).await;
+    let found = next.recover(interrupted, Some(hook()), make_whole).await.unwrap();
+    let mut ended: Vec<_> = found.iter().map(|r| (r.id, r.status)).collect();
+    ended.sort_by_key(|(id, _)| *id == good.id);
+    assert_eq!(ended, [(broken.id, Status::Failed), (good.id, Status::Completed)]);
+    for (left, status) in [(refused.id, Status::Finalizing), (new.id, Status::Recording)] {
+        assert_eq!(next.get(&left).await.unwrap().unwrap().status, status);
     }
 }

@@ -6,9 +6,9 @@ use super::{
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use std::path::Path;
 
-/// Makes the `.part` at the path whole, in place, as a file of the container (`mp4`, `webm` …), and syncs it. `None`
-/// when that is not known, or nothing in it can be played. It blocks.
-pub type MakeWhole = fn(&Path, &str) -> Result<Option<Salvaged>, String>;
+/// Makes the `.part` at the path whole, in place, and syncs it. `None`, with nothing changed, when it is not known how, or
+/// nothing in it can be played. It blocks.
+pub type MakeWhole = fn(&Path) -> Result<Option<Salvaged>, String>;
 
 /// What is in a file that was made whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +35,7 @@ pub(super) fn salvage(
     make_whole: MakeWhole,
 ) -> Result<Option<Part>, String> {
     let Some(part) = storage.reserved(unfinished.file) else { return Ok(None) };
-    let Some(salvaged) = make_whole(unfinished.file, &recording.container)? else { return Ok(None) };
+    let Some(salvaged) = make_whole(unfinished.file)? else { return Ok(None) };
     let length = TimeDelta::milliseconds(i64::try_from(salvaged.duration_ms).unwrap_or(i64::MAX / 2));
     let started_at = unfinished.changed.checked_sub_signed(length).unwrap_or(recording.started_at);
     let started_at = started_at.max(recording.started_at).trunc_subsecs(3);

@@ -18,6 +18,12 @@ pub async fn reopen(dir: &tempfile::TempDir) -> Library {
     Library::open(&url, storage).await.unwrap()
 }
 
+/// What a daemon does at its start.
+pub async fn recover(library: &Library, hook: Option<HookJob>, make_whole: MakeWhole) -> Vec<Recording> {
+    let interrupted = library.interrupted().await.unwrap();
+    library.recover(interrupted, hook, make_whole).await.unwrap()
+}
+
 /// A recording that started `second` s after a fixed time.
 pub fn recording(second: i64) -> Recording {
     let started_at_ms = 1_700_000_000_123 + second * 1000;

@@ -1,6 +1,6 @@
 //! One track on its way into the muxer of a file.
 
-use super::params;
+use super::{params, silence::Silence};
 use crate::{
     gst::{PipelineError, TrackPlan},
     media::{Codec, Frame, MediaKind, Track, VideoSize},
@@ -17,6 +17,8 @@ const FILL_STEP_NS: u64 = S;
 /// A longer gap in transcoded audio, where no pictures have paced silence into it, is not filled: an hour of it would be
 /// encoded in one go. The timestamps have the gap then.
 const MAX_FILL_NS: u64 = 5 * S;
+/// Sound of which no silence is known may be missing this long where the muxer waits for it.
+const GIVEN_UP_AFTER_NS: u64 = 5 * S;
 
 /// Indexed by its `TrackId`.
 pub(super) struct Feed {
@@ -32,10 +34,14 @@ pub(super) struct Feed {
     through_elements: bool,
     /// It is decoded and encoded again.
     transcoded: bool,
+    /// What stands for sound that is not sent.
+    silence: Option<Silence>,
     /// Of audio: where its last access unit or silence ends, ns of the stream's running time.
     end_ns: Option<u64>,
     /// Silence was written up to here.
     silent_until_ns: u64,
+    /// When its last access unit is shown, ns of the stream's running time.
+    last_pts_ns: u64,
     ended: bool,
 }
 
@@ -88,8 +94,10 @@ impl Feed {
             in_band: params::in_band(track).filter(|_| repeat).map(gst::Memory::from_slice),
             through_elements,
             transcoded: plan.codec != track.codec,
+            silence: Silence::of(track),
             end_ns: None,
             silent_until_ns: 0,
+            last_pts_ns: 0,
             ended: false,
         };
         feed.begin_at(base_ns);
@@ -108,9 +116,39 @@ impl Feed {
         self.ended
     }
 
-    /// Nothing has come yet that tells the muxer what it will be.
+    /// The file waits for it: nothing has come yet of what the muxer wants to see of each track before it writes.
     pub fn is_unheard(&self) -> bool {
-        self.through_elements && !self.ended && self.counts.frames == 0
+        let waited_for = self.through_elements || !self.ours;
+        waited_for && !self.ended && self.end_ns.is_none() && self.counts.frames == 0
+    }
+
+    /// The muxer waits for sound that cannot be replaced, and has for long while the pictures came to `video_ns`.
+    pub fn is_missed(&self, video_ns: u64) -> bool {
+        let replaced = self.ours || self.transcoded || self.silence.is_some();
+        let missed = |end_ns: u64| end_ns + GIVEN_UP_AFTER_NS <= video_ns;
+        !self.ended && !replaced && self.end_ns.is_some_and(missed)
+    }
+
+    /// How much before `end_ns`, where the file ends, it ended; `None` when it did not, or that was told already.
+    pub fn ends_early_by_ms(&self, end_ns: u64) -> Option<u64> {
+        let early_ns = end_ns.saturating_sub(self.last_pts_ns);
+        let told = self.ended || self.counts.frames == 0;
+        (!told && early_ns > GIVEN_UP_AFTER_NS).then_some(early_ns / 1_000_000)
+    }
+
+    /// There is something of it in the file.
+    pub fn is_in_file(&self) -> bool {
+        self.counts.frames > 0 || self.silent_until_ns > 0
+    }
+
+    /// Sound that has not begun is silence from the beginning of the file until it does; false where that is not known.
+    pub fn begin_silent(&mut self) -> bool {
+        let Some(silence) = &self.silence else { return false };
+        let (unit, end_ns) = silence.one(self.base_ns);
+        self.push_silence(unit);
+        self.end_ns = Some(end_ns);
+        self.silent_until_ns = end_ns;
+        true
     }
 
     /// What follows has these parameters. Muxers but ours refuse to hear of it, and need not: H.264 and H.265 get
@@ -157,43 +195,41 @@ impl Feed {
             buffer.make_mut().prepend_memory(sets.clone());
         }
         self.pad.push(buffer)?;
+        self.last_pts_ns = self.last_pts_ns.max(frame.pts_ns());
         self.counts.frames += 1;
         self.counts.keyframes += u64::from(frame.is_key());
         Ok(())
     }
 
     /// The pictures have come to `video_ns`: audio that is silent (muted, or Opus with DTX) is told to be, a step at a
-    /// time. Transcoded, and as Opus in a muxer that waits for it, it goes on as silence; the others have a gap.
+    /// time. Transcoded, and in a muxer that waits for it, it goes on as silence; otherwise it has a gap.
     pub fn fill_behind(&mut self, video_ns: u64) {
         let silent = |end: &u64| !self.ended && end + SILENT_AFTER_NS <= video_ns;
         let Some(from) = self.end_ns.filter(silent) else { return };
-        let length = (video_ns - STAY_BEHIND_NS - from).min(FILL_STEP_NS);
-        self.end_ns = Some(from + length);
-        let opus = !self.transcoded && !self.ours && self.counts.codec == Codec::Opus;
-        if self.transcoded || opus {
-            self.silent_until_ns = from + length;
+        let until = (video_ns - STAY_BEHIND_NS).min(from + FILL_STEP_NS);
+        if self.transcoded || self.ours {
+            self.tell_gap(from, until);
+            self.end_ns = Some(until);
+            self.silent_until_ns = if self.transcoded { until } else { self.silent_until_ns };
+            return;
         }
-        if opus {
-            return self.push_silent_opus(from, length);
-        }
-        let gap = gst::event::Gap::builder(gst::ClockTime::from_nseconds(from))
-            .duration(gst::ClockTime::from_nseconds(length));
+        let Some(silence) = &self.silence else { return };
+        let (units, end_ns) = silence.fill(from, until);
+        units.for_each(|unit| self.push_silence(unit));
+        self.end_ns = Some(end_ns);
+        self.silent_until_ns = end_ns;
+    }
+
+    fn tell_gap(&self, from_ns: u64, until_ns: u64) {
+        let gap = gst::event::Gap::builder(gst::ClockTime::from_nseconds(from_ns))
+            .duration(gst::ClockTime::from_nseconds(until_ns - from_ns));
         // Elements that do not take it have a gap in their timestamps instead.
         let _ = self.pad.push_event(gap.build());
     }
 
-    fn push_silent_opus(&self, from_ns: u64, length_ns: u64) {
-        /// CELT, full band, 20 ms, mono, without a sound (RFC 6716, 3.1).
-        const SILENCE: [u8; 3] = [0xF8, 0xFF, 0xFE];
-        const SILENCE_NS: u64 = 20_000_000;
-        for n in 0..length_ns / SILENCE_NS {
-            let mut buffer = gst::Buffer::from_slice(SILENCE);
-            let unit = buffer.make_mut();
-            unit.set_pts(gst::ClockTime::from_nseconds(from_ns + n * SILENCE_NS));
-            unit.set_duration(gst::ClockTime::from_nseconds(SILENCE_NS));
-            // What is refused here is refused again with the next access unit, which tells.
-            let _ = self.pad.push(buffer);
-        }
+    fn push_silence(&self, unit: gst::Buffer) {
+        // What is refused here is refused again with the next access unit, which tells.
+        let _ = self.pad.push(unit);
     }
 
     /// Nothing follows.

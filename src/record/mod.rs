@@ -8,6 +8,7 @@ pub mod naming;
 mod params;
 mod pool;
 mod salvage;
+mod silence;
 mod state;
 mod task;
 mod usage;

@@ -1,13 +1,15 @@
 //! Where a recording is, as a pure state machine: what comes in, what is to be done. No I/O, no clock of its own.
 
+use super::params::Change;
 use std::{collections::VecDeque, time::Duration};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// The tracks that follow; `video`: one of them is video; `fits`: they are the ones before with other parameters,
-    /// which the file under way can take.
-    Tracks { video: bool, fits: bool },
+    /// The tracks that follow; `video`: one of them is video.
+    Tracks { video: bool, change: Change },
+    /// A track speaks that the file under way has no place for.
+    Outgrown,
     /// An access unit; `key`: decoding can begin here.
     Frame { video: bool, key: bool },
     /// Frames were left out before the next one, which is a key frame.
@@ -30,7 +32,11 @@ pub(super) enum Action {
     Hold,
     /// Open the next part, write what was held, then this frame.
     Open,
+    /// Close the part under way, but keep what was held for the next one; then as `Open`.
+    Reopen,
     Write,
+    /// Go on with the part under way until the next key frame; ask for one.
+    AskKey,
     /// Close the part under way, if any; the next one opens at the next key frame.
     Close,
     /// Close the part under way, if any; the recording is done.
@@ -42,8 +48,14 @@ pub(super) enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     WaitTracks,
-    WaitKey { video: bool },
+    WaitKey {
+        video: bool,
+    },
     Writing,
+    /// As `Writing`, until the next part can begin.
+    Leaving {
+        video: bool,
+    },
     Ended,
 }
 
@@ -88,11 +100,12 @@ impl State {
         }
         match input {
             Input::Frame { video, key } => self.frame(video, key, now),
-            Input::Tracks { fits: true, .. } => Action::Nothing,
-            Input::Tracks { video, fits: false } => {
+            Input::Tracks { change: Change::Fits, .. } => Action::Nothing,
+            Input::Tracks { video, change } => {
                 self.has_video = video;
-                self.close()
+                if change == Change::Grows { self.leave() } else { self.close() }
             }
+            Input::Outgrown => self.leave(),
             Input::Overflow => self.close(),
             Input::WriteFailed => self.write_failed(now),
             Input::Impossible => self.end(Action::Fail),
@@ -103,6 +116,11 @@ impl State {
     fn frame(&mut self, video: bool, key: bool, now: Duration) -> Action {
         match self.phase {
             Phase::Writing => Action::Write,
+            Phase::Leaving { video: wanted } if !wanted || (video && key) => match self.open(now) {
+                Action::Open => Action::Reopen,
+                _ => Action::Write,
+            },
+            Phase::Leaving { .. } => Action::Write,
             Phase::WaitKey { video: false } => self.open(now),
             Phase::WaitKey { video: true } if video && key => self.open(now),
             Phase::WaitKey { video: true } if !video => Action::Hold,
@@ -122,8 +140,25 @@ impl State {
         Action::Open
     }
 
+    fn leave(&mut self) -> Action {
+        match self.phase {
+            Phase::Writing => {
+                self.phase = Phase::Leaving { video: self.has_video };
+                Action::AskKey
+            }
+            Phase::Leaving { .. } => {
+                self.phase = Phase::Leaving { video: self.has_video };
+                Action::Nothing
+            }
+            _ => {
+                self.phase = Phase::WaitKey { video: self.has_video };
+                Action::Nothing
+            }
+        }
+    }
+
     fn close(&mut self) -> Action {
-        let was_writing = self.phase == Phase::Writing;
+        let was_writing = matches!(self.phase, Phase::Writing | Phase::Leaving { .. });
         self.phase = Phase::WaitKey { video: self.has_video };
         if was_writing { Action::Close } else { Action::Nothing }
     }
@@ -150,7 +185,7 @@ impl State {
 mod tests {
     use super::{Action::*, *};
 
-    const AV: Input = Input::Tracks { video: true, fits: false };
+    const AV: Input = Input::Tracks { video: true, change: Change::Other };
     const AUDIO: Input = Input::Frame { video: false, key: true };
     const KEY: Input = Input::Frame { video: true, key: true };
     const DELTA: Input = Input::Frame { video: true, key: false };
@@ -170,7 +205,7 @@ mod tests {
     #[test]
     fn audio_alone_starts_at_once() {
         run(&[
-            (Input::Tracks { video: false, fits: false }, Nothing),
+            (Input::Tracks { video: false, change: Change::Other }, Nothing),
             (AUDIO, Open),
             (AUDIO, Write),
             (Input::End, Finish),
@@ -179,7 +214,7 @@ mod tests {
 
     #[test]
     fn parameters_that_fit_change_nothing() {
-        let fits = Input::Tracks { video: true, fits: true };
+        let fits = Input::Tracks { video: true, change: Change::Fits };
         run(&[
             (AV, Nothing),
             (AUDIO, Hold),
@@ -197,6 +232,36 @@ mod tests {
         for change in [AV, Input::Overflow] {
             run(&[(AV, Nothing), (KEY, Open), (change, Close), (DELTA, Nothing), (AUDIO, Hold), (KEY, Open)]);
         }
+    }
+
+    /// The file was closed at once, and the pictures up to the next key frame were in none.
+    #[test]
+    fn a_track_more_begins_a_new_part_without_a_hole() {
+        let grows = |video| Input::Tracks { video, change: Change::Grows };
+        let begun = [(AV, Nothing), (KEY, Open)];
+        for change in [grows(true), Input::Outgrown] {
+            let rest = [
+                (change, AskKey),
+                (DELTA, Write),
+                (AUDIO, Write),
+                (change, Nothing),
+                (KEY, Reopen),
+                (KEY, Write),
+            ];
+            run(&[&begun[..], &rest].concat());
+        }
+        run(&[&begun[..], &[(grows(true), AskKey), (Input::Overflow, Close), (AUDIO, Hold)]].concat());
+        run(&[&begun[..], &[(grows(true), AskKey), (Input::Stop, Finish)]].concat());
+        let alone = Input::Tracks { video: false, change: Change::Other };
+        run(&[
+            (alone, Nothing),
+            (AUDIO, Open),
+            (grows(true), AskKey),
+            (AUDIO, Write),
+            (DELTA, Write),
+            (KEY, Reopen),
+        ]);
+        run(&[(alone, Nothing), (grows(true), Nothing), (AUDIO, Hold), (KEY, Open)]);
     }
 
     #[test]

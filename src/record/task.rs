@@ -1,10 +1,10 @@
 use super::{
     books::{ClosedPart, Entry, Totals},
     names::PartNames,
-    params,
+    params::Change,
     pool::Waker,
     state::{Action, ErrorBudget, Input, State},
-    writer::Writer,
+    writer::{Place, Writer},
 };
 use crate::{
     config::{AudioRule, Policy},
@@ -177,12 +177,22 @@ impl Task {
     }
 
     fn set_tracks(&mut self, tracks: Tracks, now: Duration) {
-        let fits = params::fits(&self.tracks, &tracks);
-        self.input(Input::Tracks { video: tracks.video().is_some(), fits }, None, now);
-        if !fits {
-            self.close();
-        } else if let Some(part) = &mut self.part {
-            part.writer.set_tracks(&tracks);
+        let change = Change::of(&self.tracks, &tracks);
+        self.input(Input::Tracks { video: tracks.video().is_some(), change }, None, now);
+        match (&mut self.part, change) {
+            (_, Change::Other) => self.close(),
+            (Some(part), Change::Fits) => part.writer.set_tracks(&tracks),
+            (Some(part), Change::Grows) => {
+                part.writer.set_tracks(&tracks);
+                for track in tracks.iter().skip(self.tracks.iter().len()) {
+                    let after_ms = part.writer.span().duration_ms();
+                    part.writer.degrade(format!(
+                        "a {} track came after {after_ms} ms: it is in the next part, which begins at the next key frame",
+                        track.codec
+                    ));
+                }
+            }
+            (None, _) => {}
         }
         self.tracks = tracks;
     }
@@ -193,6 +203,13 @@ impl Task {
             (Action::Nothing, _) => {}
             (Action::Hold, Some(frame)) => self.hold(frame),
             (Action::Open, Some(frame)) => self.open(frame, now),
+            (Action::Reopen, Some(frame)) => {
+                let held = std::mem::take(&mut self.held);
+                self.close();
+                self.held = held;
+                self.open(frame, now);
+            }
+            (Action::AskKey, _) => self.stream.request_key_frame(),
             (Action::Write, Some(frame)) => self.write(&frame, now),
             (Action::Close, _) => self.close(),
             (Action::Finish, _) => self.end(None),
@@ -200,7 +217,7 @@ impl Task {
                 let error = self.last_error.clone();
                 self.end(Some(error.unwrap_or_else(|| "too many errors".into())));
             }
-            (action @ (Action::Hold | Action::Open | Action::Write), None) => {
+            (action @ (Action::Hold | Action::Open | Action::Reopen | Action::Write), None) => {
                 debug_assert!(false, "{action:?} follows a frame only");
             }
         }
@@ -274,13 +291,18 @@ impl Task {
     }
 
     fn write(&mut self, frame: &Frame, now: Duration) {
+        let audio = self.tracks.get(frame.track).is_some_and(|t| t.kind() == MediaKind::Audio);
         let Some(part) = &mut self.part else {
             self.frames_lost += 1;
             return;
         };
         match part.writer.write(frame) {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Place::Written) => {}
+            Ok(Place::NoTrack) if audio => {
+                self.hold(frame.clone());
+                self.input(Input::Outgrown, None, now);
+            }
+            Ok(Place::NoTrack | Place::Taken) => {
                 part.lost.frames += 1;
                 self.frames_lost += 1;
             }

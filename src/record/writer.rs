@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// How much media is written before a transcoded track that has sent nothing is given up for this file.
+/// How much media is written before a track that has sent nothing, and that the file waits for, is silent or left out.
 const SILENT_TRACK_MS: u64 = 2_000;
 /// How long a muxer may take to write its index.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
@@ -33,13 +33,21 @@ pub(super) struct Writer {
     /// In front of the pads of a muxer that blocks.
     queues: Vec<gst::Element>,
     span: Span,
-    /// The tracks that had sent nothing in the beginning have been given up.
-    silence_ended: bool,
     /// Why the file is less than what was asked for.
     degraded: Vec<String>,
     /// A write failed: the file has holes and must not pass for a whole one.
     failed: Option<PipelineError>,
     _usage: Usage,
+}
+
+/// What became of an access unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Written,
+    /// Silence was written for it.
+    Taken,
+    /// The file has no track for it, or none any more.
+    NoTrack,
 }
 
 /// Media time covered, ns of the stream's running time.
@@ -98,7 +106,6 @@ impl Writer {
             feeds,
             queues,
             span: Span::default(),
-            silence_ended: false,
             degraded: Vec::new(),
             failed: None,
             _usage: usage,
@@ -111,12 +118,13 @@ impl Writer {
         self.feeds.iter_mut().zip(tracks.iter()).for_each(|(feed, track)| feed.set_track(track));
     }
 
-    /// Hands one access unit to the muxer; false when there is no place for it: its track has been given up, or
-    /// silence was written for it. May block while the disk does.
-    pub fn write(&mut self, frame: &Frame) -> Result<bool, PipelineError> {
-        let Some(feed) = self.feeds.get_mut(usize::from(frame.track.0)) else { return Ok(false) };
-        if feed.is_ended() || !feed.has_room(frame) {
-            return Ok(false);
+    /// Hands one access unit to the muxer. May block while the disk does.
+    pub fn write(&mut self, frame: &Frame) -> Result<Place, PipelineError> {
+        let Some(feed) = self.feeds.get_mut(usize::from(frame.track.0)).filter(|f| !f.is_ended()) else {
+            return Ok(Place::NoTrack);
+        };
+        if !feed.has_room(frame) {
+            return Ok(Place::Taken);
         }
         if let Err(flow) = feed.push(frame) {
             let unknown = || PipelineError::Build(format!("the muxer refused a buffer: {flow}"));
@@ -126,11 +134,13 @@ impl Writer {
         }
         let kind = feed.counts().kind;
         self.span.extend(frame, kind);
-        if kind == MediaKind::Video {
-            self.feeds.iter_mut().for_each(|f| f.fill_behind(frame.dts_ns()));
-        }
-        self.end_silent_tracks();
-        Ok(true)
+        self.go_on_without_silent_tracks(kind, frame.dts_ns());
+        Ok(Place::Written)
+    }
+
+    /// Notes why the file is less than what was asked for.
+    pub fn degrade(&mut self, reason: String) {
+        self.degraded.push(reason);
     }
 
     /// An error that came up behind the muxer's back, if any.
@@ -146,20 +156,28 @@ impl Writer {
         Ok(())
     }
 
-    /// What a transcoded track will be is known with its first access unit only; the muxer does not wait for one
-    /// that never comes.
-    fn end_silent_tracks(&mut self) {
-        if self.silence_ended || self.span.duration_ms() < SILENT_TRACK_MS {
-            return;
-        }
-        self.silence_ended = true;
-        for feed in self.feeds.iter_mut().filter(|f| f.is_unheard()) {
+    /// What a transcoded track will be is known with its first access unit only, and GStreamer's muxers wait for each of
+    /// their tracks: one that is silent gets silence, or is left out where that is not known.
+    fn go_on_without_silent_tracks(&mut self, kind: MediaKind, now_ns: u64) {
+        let begun = self.span.duration_ms() >= SILENT_TRACK_MS;
+        for feed in &mut self.feeds {
             let codec = feed.counts().track.codec;
-            tracing::warn!(%codec, "a track has sent nothing for {SILENT_TRACK_MS} ms; the file goes on without it");
-            self.degraded.push(format!(
-                "the {codec} track sent nothing in the first {SILENT_TRACK_MS} ms and is left out"
-            ));
-            feed.end();
+            let reason = if begun && feed.is_unheard() {
+                let outcome = if feed.begin_silent() { "silence is in its place" } else { "it is left out" };
+                format!("the {codec} track sent nothing in the first {SILENT_TRACK_MS} ms: {outcome}")
+            } else if kind == MediaKind::Video && feed.is_missed(now_ns) {
+                format!("the {codec} track ends before the pictures: it fell silent")
+            } else {
+                continue;
+            };
+            tracing::warn!("{reason}");
+            self.degraded.push(reason);
+            if feed.is_unheard() || feed.is_missed(now_ns) {
+                feed.end();
+            }
+        }
+        if kind == MediaKind::Video {
+            self.feeds.iter_mut().for_each(|f| f.fill_behind(now_ns));
         }
     }
 
@@ -169,13 +187,19 @@ impl Writer {
 
     /// Ends every track and waits until the muxer has written its index. Blocks; not for a writer thread.
     pub fn finish(self) -> (Written, Result<(), PipelineError>) {
-        let mut feeds = self.feeds;
-        feeds.iter_mut().for_each(Feed::end);
+        let (mut feeds, mut degraded) = (self.feeds, self.degraded);
+        for feed in &mut feeds {
+            if let Some(ms) = feed.ends_early_by_ms(self.span.end_pts_ns) {
+                let codec = feed.counts().track.codec;
+                degraded.push(format!("the {codec} track ends {ms} ms before the file does"));
+            }
+            feed.end();
+        }
         let failed = self.failed.map_or(Ok(()), Err);
         let ended = failed.and_then(|()| self.pipeline.wait_eos(FINISH_DEADLINE));
         let ended = self.pipeline.set_state(gst::State::Null).and(ended);
-        let tracks = feeds.iter().map(|f| f.counts().clone()).collect();
-        (Written { tracks, span: self.span, degraded: self.degraded }, ended)
+        let tracks = feeds.iter().filter(|f| f.is_in_file()).map(|f| f.counts().clone()).collect();
+        (Written { tracks, span: self.span, degraded }, ended)
     }
 }
 

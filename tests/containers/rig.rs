@@ -35,6 +35,7 @@ pub const H265: &str = "x265enc speed-preset=ultrafast key-int-max=30 option-str
      video/x-h265,stream-format=hvc1,alignment=au";
 pub const OPUS: &str = "opusenc frame-size=20";
 pub const PCMA: &str = "audioresample ! audio/x-raw,rate=8000,channels=1 ! alawenc";
+pub const MP3: &str = "lamemp3enc ! mpegaudioparse";
 pub const AAC: &str = "avenc_aac ! aacparse ! audio/mpeg,stream-format=raw";
 
 /// What an encoder made of 4 s: black and silent, white and loud from 2 s on.

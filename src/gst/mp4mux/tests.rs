@@ -65,13 +65,18 @@ fn withhold_eos(pad: &gst::Pad, held: std::sync::mpsc::Sender<()>) {
     });
 }
 
-/// Holds the second pad back until the first delivers: an encoder's delay is not a late track.
+/// Holds the second pad back until the muxer has taken the first buffer of the first: an encoder's delay is not a late
+/// track. Once it was let go while that buffer was still on its way, and on a busy machine overtook it.
 fn start_together(pads: &[gst::Pad]) {
     let [first, second] = pads else { panic!("two pads") };
     let types = gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER;
     let second = second.clone();
     let gate = Mutex::new(second.add_probe(types, |_, _| gst::PadProbeReturn::Ok));
+    let is_second = std::sync::atomic::AtomicBool::new(false);
     first.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        if !is_second.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return gst::PadProbeReturn::Ok;
+        }
         if let Some(gate) = gate.lock().expect("lock").take() {
             second.remove_probe(gate);
         }
@@ -134,19 +139,29 @@ fn tool(name: &str, args: &[&str], file: &Path) -> (String, String) {
 
 /// PTS in ms of a stream's packets (`v` or `a`) in file order.
 fn packets(file: &Path, stream: &str) -> Vec<f64> {
+    packet_times(file, stream).into_iter().map(|(_, pts)| pts).collect()
+}
+
+/// DTS and PTS in ms of a stream's packets in file order; packets without are left out.
+fn packet_times(file: &Path, stream: &str) -> Vec<(f64, f64)> {
     let args = [
         "-v",
         "error",
         "-select_streams",
         stream,
         "-show_entries",
-        "packet=pts_time",
+        "packet=pts_time,dts_time",
         "-of",
         "csv=p=0",
         "FILE",
     ];
     let (out, _) = tool("ffprobe", &args, file);
-    out.lines().filter_map(|l| l.trim_end_matches(',').parse::<f64>().ok()).map(|s| s * 1000.0).collect()
+    let ms = |s: &str| s.parse::<f64>().ok().map(|s| s * 1000.0);
+    let times = |line: &str| {
+        let (pts, dts) = line.trim_end_matches(',').split_once(',')?;
+        Some((ms(dts)?, ms(pts)?))
+    };
+    out.lines().filter_map(times).collect()
 }
 
 fn assert_decodes(file: &Path) {
@@ -254,14 +269,24 @@ fn an_early_track_that_comes_late_moves_the_beginning() {
     gst::init().expect("GStreamer");
     let dir = tempfile::tempdir().expect("folder");
     let file = dir.path().join("f.mp4");
-    let sink = gst::ElementFactory::make("filesink").property("location", &file);
+    let sink = gst::ElementFactory::make("filesink")
+        .property("location", &file)
+        .property_from_str("buffer-mode", "unbuffered");
     let bench = Bench::into_sink(&["video_%u", "audio_%u"], sink);
     assert!(bench.start(0, VP9_CAPS) && bench.start(1, AAC_CAPS));
-    for ms in (100..1_500).step_by(20) {
+    for ms in (100..3_000).step_by(20) {
         bench.push(1, ms).expect("audio");
     }
-    for ms in (0..1_500).step_by(40) {
+    for ms in (0..3_000).step_by(40) {
         bench.push(0, ms).expect("video");
+    }
+    // While it is written the file begins with the sound: what is before that decodes at once, and in order.
+    let written = file.with_file_name("written.mp4");
+    std::fs::copy(&file, &written).expect("a copy");
+    let times = packet_times(&written, "v");
+    assert!(times.len() > 20 && times.windows(2).all(|w| w[0].0 < w[1].0), "{times:?}");
+    for (number, (_, pts)) in times.iter().enumerate() {
+        assert!((pts - (number as f64 * 40.0 - 100.0).max(0.0)).abs() < 0.05, "{number}: {times:?}");
     }
     assert!(bench.send(0, gst::event::Eos::new()) && bench.send(1, gst::event::Eos::new()));
     assert_eq!((packets(&file, "v")[0], packets(&file, "a")[0]), (0.0, 100.0));

@@ -144,6 +144,9 @@ impl Track {
     }
 
     /// The pending samples as a run of a fragment. `base` is the start of the file in this track's ticks.
+    ///
+    /// Media from before `base`, of a track that came after the header was written, has no decoding times: it decodes at
+    /// once, so that the next fragment does not lie over this one, and is shown at the beginning.
     pub fn run(
         &self,
         track_id: u32,
@@ -151,17 +154,25 @@ impl Track {
     ) -> Option<Run<impl ExactSizeIterator<Item = RunSample> + '_>> {
         let (first, _) = self.pending.first()?;
         let delay = self.delay();
-        let early = if self.declared { 0 } else { delay };
+        let not_declared = if self.declared { 0 } else { delay };
+        let decode_time = first.dts + delay - base;
+        let mut before_base = decode_time.saturating_neg().max(0);
         Some(Run {
             track_id,
             video: self.format.is_video(),
-            decode_time: u64::try_from(first.dts + delay - base).unwrap_or(0),
+            decode_time: u64::try_from(decode_time).unwrap_or(0),
             bytes: self.pending_bytes,
-            samples: self.pending.iter().map(move |(sample, _)| RunSample {
-                duration: sample.duration,
-                size: sample.size,
-                composition: (i64::from(sample.composition) - early) as i32,
-                sync: sample.sync,
+            samples: self.pending.iter().map(move |(sample, _)| {
+                let late = before_base;
+                let cut = late.min(i64::from(sample.duration) - 1).max(0);
+                before_base -= cut;
+                let composition = i64::from(sample.composition) - not_declared;
+                RunSample {
+                    duration: sample.duration - cut as u32,
+                    size: sample.size,
+                    composition: composition.min((composition - late).max(0)) as i32,
+                    sync: sample.sync,
+                }
             }),
         })
     }

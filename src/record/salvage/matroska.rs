@@ -41,6 +41,9 @@ const VOID: u32 = 0xEC;
 
 /// A header element longer than this is not one of ours.
 const MAX_HEADER_BYTES: u64 = 4 << 20;
+/// What a muxer had not ended is shorter: the last cluster, or what a power cut kept from the disk. Behind a longer rest
+/// there may be pictures: such a file is damaged within, and cutting it off would lose them.
+const MAX_CUT_BYTES: u64 = 64 << 20;
 /// So far into a block group its block and its references are looked for.
 const GROUP_HEAD_BYTES: usize = 64;
 
@@ -86,7 +89,8 @@ impl Track {
 
     fn end(&self) -> Option<i64> {
         let [before, last] = self.last;
-        Some(last? + before.map_or(0, |before| last.unwrap_or(before) - before))
+        let last = last?;
+        Some(last.saturating_add(before.map_or(0, |before| last.saturating_sub(before))))
     }
 }
 
@@ -140,6 +144,11 @@ pub(super) fn finish(file: &File) -> io::Result<Option<Salvage>> {
     let Some(segment) = segment(&source)? else { return Ok(None) };
     let scan = Scan::of(&source, &segment)?;
     let Some(whole) = scan.clusters.last().map(|c| c.end) else { return Ok(None) };
+    if rest(&source, whole)? > MAX_CUT_BYTES {
+        let error =
+            format!("it is damaged at byte {whole} of {}; a player may find what follows", source.len);
+        return Err(io::Error::other(error));
+    }
     scan.write(file, &segment, whole)?;
     Ok(Some(scan.salvage()))
 }
@@ -148,6 +157,13 @@ fn segment(source: &Source) -> io::Result<Option<Element>> {
     let Some(head) = source.element(0)?.filter(|e| e.id == EBML) else { return Ok(None) };
     let Some(end) = head.end() else { return Ok(None) };
     Ok(source.element(end)?.filter(|e| e.id == SEGMENT))
+}
+
+/// Bytes behind `whole` that are not the cues of a file that was finished.
+fn rest(source: &Source, whole: u64) -> io::Result<u64> {
+    let cues = source.element(whole)?.filter(|e| e.id == CUES);
+    let end = cues.and_then(|e| e.end()).unwrap_or(whole);
+    Ok(source.len.saturating_sub(end))
 }
 
 impl Scan {

@@ -10,19 +10,18 @@ use crate::{
 use matroska::{Kind, Salvage, Track};
 use std::{fs::OpenOptions, path::Path};
 
-/// Finishes `part`, a file of `container` that its muxer was not able to finish, in place; it is synced to the disk
-/// then. `None` when there is nothing to play in it, or nothing known that can be done for its container (an MP4
-/// plays as it is, up to its last fragment). After an error the file plays as before. Blocks; reads a few bytes of each
-/// access unit.
-pub fn make_whole(part: &Path, container: &str) -> Result<Option<Salvaged>, String> {
-    if !matches!(container, "webm" | "mkv") {
-        return Ok(None);
-    }
+/// Finishes `part`, a file that its muxer was not able to finish, in place; it is synced to the disk then. `None`, with
+/// nothing changed, when there is nothing to play in it, or nothing known that can be done for what it is (an MP4 plays
+/// as it is, up to its last fragment). After an error the file plays as before. Blocks; reads a few bytes of each access
+/// unit.
+///
+/// It goes by what is in the file: the parts of one recording may be of several containers.
+pub fn make_whole(part: &Path) -> Result<Option<Salvaged>, String> {
     let failed = |e: std::io::Error| format!("{} cannot be finished: {e}", part.display());
     let file = OpenOptions::new().read(true).write(true).open(part).map_err(failed)?;
-    let salvage = matroska::finish(&file).map_err(failed)?;
+    let Some(salvage) = matroska::finish(&file).map_err(failed)? else { return Ok(None) };
     file.sync_all().map_err(failed)?;
-    Ok(salvage.map(describe))
+    Ok(Some(describe(salvage)))
 }
 
 fn describe(salvage: Salvage) -> Salvaged {
