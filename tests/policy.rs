@@ -204,7 +204,7 @@ fn reeld_check_names_file_and_line() {
     let bad_toml = House::new(RECORD_ALL, "publisher_timeot = \"1s\"\nhandshake_timeout = \"soon\"");
     let expected: [(&House, &[&str]); 2] = [
         (&bad_policy, &["reeld.properties:2: ", "avi", "reeld.properties:3: ", "ROT13"]),
-        (&bad_toml, &["reeld.toml:12: ", "publisher_timeout", "reeld.toml:13: ", "soon"]),
+        (&bad_toml, &["reeld.toml:13: ", "publisher_timeout", "reeld.toml:14: ", "soon"]),
     ];
     for (house, words) in expected {
         let (code, said) = check(house);

@@ -1,7 +1,10 @@
 use super::{connection::Connection, socket::Socket, takeover::Names};
 use crate::{
     hub::Hub,
-    ingest::tls::{self, Certificate},
+    ingest::{
+        drain::common_origin,
+        tls::{self, Certificate},
+    },
 };
 use std::{
     net::SocketAddr,
@@ -67,7 +70,7 @@ impl RtmpServer {
             hub,
             limits,
             shutdown: CancellationToken::new(),
-            started: Instant::now(),
+            started: common_origin(),
             names: Names::default(),
             open: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),

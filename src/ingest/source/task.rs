@@ -237,6 +237,6 @@ mod tests {
         let here: SocketAddr = ([127, 0, 0, 1], 554).into();
         let publisher = source.publish(Protocol::Rtsp, here, here).expect("a free name");
         publisher.stream().kick();
-        timeout(limit, stopped).await.expect("heard");
+        tokio::time::timeout(limit, stopped).await.expect("heard");
     }
 }

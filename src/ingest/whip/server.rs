@@ -14,6 +14,7 @@ use crate::{
     config::Webrtc,
     hub::{Announce, Hub, HubError, Publisher},
     ingest::{
+        drain::common_origin,
         rtp::{Arrival, Media, Receiver},
         session_id,
     },
@@ -233,7 +234,7 @@ impl WhipServer {
             sessions: Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
-            origin: Instant::now(),
+            origin: common_origin(),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
