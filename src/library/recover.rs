@@ -206,7 +206,10 @@ fn interrupted_error(playable: &[String], has_parts: bool) -> String {
     let rest = match playable {
         [] if has_parts => "its finished files are whole".into(),
         [] => "of the part being written nothing is left".into(),
-        _ => format!("what was written is in {} and plays", playable.join(" and ")),
+        _ => format!(
+            "what was written is in {} and plays; rename it, without .part, to keep it",
+            playable.join(" and ")
+        ),
     };
     format!("the daemon ended before this recording was finished; {rest}")
 }
