@@ -157,7 +157,7 @@ mod tests {
     fn an_answer_that_nobody_can_connect_to_is_none() {
         let bare: String = MADE
             .split_inclusive('\n')
-            .filter(|l| !(l.contains("candidate:") && !l.contains("active")))
+            .filter(|l| !l.contains("candidate:") || l.contains("active"))
             .collect();
         for (sdp, announce, told) in [
             (MADE, None, Some(1)),
