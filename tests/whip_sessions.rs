@@ -133,6 +133,8 @@ fn what_is_not_an_offer_is_refused_with_a_reason() {
         ("POST", "/whip/a/b", vec![SDP], format!("{OFFER}a=simulcast:send h;l\r\n"), 422, "unusable-offer"),
         ("POST", "/whip/a/b", vec![SDP], "x".repeat(70_000), 413, "body-too-large"),
         ("POST", "/whip/", vec![SDP], OFFER.into(), 400, "bad-name"),
+        ("POST", "/whip/a/b", vec![SDP], String::new(), 400, "bad-sdp"),
+        ("POST", "/whip/a/b", vec![], OFFER.into(), 415, "wrong-type"),
         ("POST", "/whip/a/..", vec![SDP], OFFER.into(), 400, "bad-name"),
         ("GET", "/whip/a/b", vec![], String::new(), 405, "method-not-allowed"),
         ("POST", "/whip-session/x", vec![SDP], OFFER.into(), 405, "method-not-allowed"),
@@ -142,6 +144,13 @@ fn what_is_not_an_offer_is_refused_with_a_reason() {
         let answer = send(&daemon, method, path, &headers, &body).expect(status);
         assert_eq!(answer.json()["type"], format!("/problems/{problem}"), "{answer:?}");
         assert_eq!(header(&answer, "access-control-allow-origin"), "*");
+    }
+    let empty = "the body is empty; an SDP offer is expected (Content-Type: application/sdp)";
+    let untyped = "the Content-Type header is missing; send Content-Type: application/sdp";
+    for (headers, body, detail) in
+        [(vec![SDP], "", empty), (vec![], "", empty), (vec![SDP], " \r\n", empty), (vec![], OFFER, untyped)]
+    {
+        assert_eq!(send(&daemon, "POST", "/whip/a/b", &headers, body).json()["detail"], detail);
     }
     assert_eq!(daemon.sessions().len(), 0);
 }
@@ -157,6 +166,42 @@ fn no_more_than_max_connections_are_taken() {
     header(&full, "retry-after");
     send(&daemon, "DELETE", header(&first, "location"), &[], "").expect(200);
     post(&daemon, "/whip/c", OFFER).expect(201);
+}
+
+/// Two ports, and publishers one after the other: who found none free was once answered 201 without a candidate, and
+/// the log blamed the firewall 15 s later. libnice also asked for a router (UPnP) from ports outside the range.
+#[test]
+fn a_publisher_that_finds_no_free_port_is_told_so() {
+    // Below the ports that the kernel gives out, and not those of another run of this test.
+    let start = 20_000 + (std::process::id() % 5_000) as u16 * 2;
+    let range = start..=start + 1;
+    let written = format!("{}-{}", range.start(), range.end());
+    let house = House::new(POLICY, &format!("[webrtc]\nudp_ports = \"{written}\"\n"));
+    let daemon = house.start(REELD);
+    let mut taken = Vec::new();
+    let full = loop {
+        let answer = post(&daemon, &format!("/whip/cam{}", taken.len()), OFFER);
+        if answer.status != 201 {
+            break answer.expect(503);
+        }
+        assert!(answer.body.contains("a=candidate:"), "{}", answer.body);
+        let ports = daemon.udp_ports();
+        assert!(!ports.is_empty() && ports.iter().all(|port| range.contains(port)), "{ports:?}");
+        taken.push(header(&answer, "location").to_owned());
+        assert!(taken.len() <= 2, "more publishers than ports");
+    };
+    let detail = format!("no free UDP port in [webrtc] udp_ports {written}; widen it");
+    assert_eq!(full.json()["detail"], detail.as_str());
+    header(&full, "retry-after");
+    assert_eq!(daemon.sessions().len(), taken.len(), "nothing is left of who was refused");
+    let metrics = daemon.request("GET", "/metrics", b"").body;
+    assert!(metrics.contains("reeld_whip_refused_total 1\n"), "{metrics}");
+    let log = daemon.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains(&detail)).collect();
+    assert!(told.iter().filter(|line| line.contains("WARN")).count() == 1, "{told:?}");
+
+    send(&daemon, "DELETE", &taken[0], &[], "").expect(200);
+    post(&daemon, "/whip/again", OFFER).expect(201);
 }
 
 /// The first version of such servers left a thread, some sockets and a name behind for every page that was closed

@@ -59,7 +59,10 @@ async fn endpoint(
         if method == Method::OPTIONS {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
-        check_types(&headers, SDP)?;
+        // Nothing has no type: that it is missing is told instead, by who reads the offer.
+        if !body.as_ref().is_ok_and(Bytes::is_empty) {
+            check_types(&headers, SDP)?;
+        }
         let peer = peer.ok_or_else(|| Problem::new(Kind::Failed, "the connection has no address"))?;
         let request = PublishRequest {
             path: decoded(tail.as_str()),
@@ -174,6 +177,10 @@ fn shared(
 fn check_types(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem> {
     let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     let bare = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !headers.contains_key(header::CONTENT_TYPE) {
+        let detail = format!("the Content-Type header is missing; send Content-Type: {wanted}");
+        return Err(Problem::new(Kind::WrongType, detail));
+    }
     let given = text(header::CONTENT_TYPE).map(bare).unwrap_or_default();
     if given != wanted {
         let detail = format!("the body is {}; send Content-Type: {wanted}", quoted(&given));
@@ -211,7 +218,7 @@ impl From<WhipError> for Problem {
             WhipError::NoRestart => Kind::NoIceRestart,
             WhipError::Name(_) => Kind::BadName,
             WhipError::NameTaken(_) => Kind::NameTaken,
-            WhipError::Busy(_) => Kind::Busy,
+            WhipError::Busy(_) | WhipError::NoPort(_) => Kind::Busy,
             WhipError::ShuttingDown => Kind::ShuttingDown,
             WhipError::UnknownSession => Kind::UnknownSession,
             WhipError::IfMatchMissing => Kind::IfMatchMissing,
@@ -263,6 +270,7 @@ mod tests {
             (WhipError::Unusable("x".into()), 422),
             (WhipError::NoRestart, 422),
             (WhipError::Busy(3), 503),
+            (WhipError::NoPort(31_000..=31_001), 503),
             (WhipError::ShuttingDown, 503),
             (WhipError::UnknownSession, 404),
             (WhipError::IfMatchMissing, 428),

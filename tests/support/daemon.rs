@@ -243,6 +243,23 @@ impl Daemon {
         links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
     }
 
+    /// Local ports of its UDP sockets over IPv4, sorted (proc_net_udp).
+    pub fn udp_ports(&self) -> Vec<u16> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("proc");
+        let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        let own: Vec<_> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+        let table = fs::read_to_string("/proc/net/udp").expect("the kernel's table of sockets");
+        let ports = table.lines().filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let inode = format!("socket:[{}]", words.get(9)?);
+            let (_, port) = words[1].split_once(':')?;
+            own.contains(&inode).then(|| u16::from_str_radix(port, 16).ok())?
+        });
+        let mut ports: Vec<_> = ports.collect();
+        ports.sort_unstable();
+        ports
+    }
+
     pub fn kill_9(mut self) {
         self.child.kill().expect("kill -9");
         let status = self.child.wait().expect("its end");

@@ -16,6 +16,9 @@ pub enum AnswerError {
     Write(#[from] std::io::Error),
     #[error("the answer lacks {0}")]
     Lacks(&'static str),
+    /// No address of this machine has a port left to receive on.
+    #[error("no port for a candidate is free")]
+    NoPort,
 }
 
 /// An answer as it is sent.
@@ -43,6 +46,10 @@ impl Answer {
         let credentials = credentials(first).ok_or(AnswerError::Lacks("ICE credentials"))?;
         let mid = value(first, "mid").ok_or(AnswerError::Lacks("a mid"))?.to_owned();
         let candidates = told(first, announce);
+        // With an address announced, candidates may be there that are only not told.
+        if candidates.is_empty() && told(first, None).is_empty() {
+            return Err(AnswerError::NoPort);
+        }
         let mut bundled = Vec::new();
         for section in sections {
             if section.format.is_none() {
@@ -144,5 +151,23 @@ mod tests {
         assert!(lines.contains(&"a=group:BUNDLE 0 1"), "{}", answer.sdp);
         assert!(Answer::make(MADE, &[], None, true).is_ok_and(|a| !a.sdp.contains("m=")));
         assert!(Answer::make("v=0", &[], None, true).is_err());
+    }
+
+    #[test]
+    fn an_answer_that_nobody_can_connect_to_is_none() {
+        let bare: String = MADE
+            .split_inclusive('\n')
+            .filter(|l| !l.contains("candidate:") || l.contains("active"))
+            .collect();
+        for (sdp, announce, told) in [
+            (MADE, None, Some(1)),
+            (MADE, Some("2001:db8::7".parse().unwrap()), Some(0)),
+            (&bare, None, None),
+        ] {
+            match Answer::make(sdp, &[], announce, false) {
+                Ok(answer) => assert_eq!(Some(answer.candidates.len()), told),
+                Err(error) => assert!(matches!(error, AnswerError::NoPort) && told.is_none(), "{error}"),
+            }
+        }
     }
 }

@@ -78,6 +78,11 @@ pub struct Offer {
 impl Offer {
     /// Reads an offer of at most the size that the caller allows. Never panics, takes time linear in the size.
     pub fn parse(body: &[u8]) -> Result<Self, OfferError> {
+        if body.trim_ascii().is_empty() {
+            return Err(malformed(
+                "the body is empty; an SDP offer is expected (Content-Type: application/sdp)",
+            ));
+        }
         let mut session = Session::parse(body)
             .map_err(|e| OfferError::Malformed(format!("the body is not a session description: {e}")))?;
         if session.medias.is_empty() || session.medias.len() > MAX_SECTIONS {

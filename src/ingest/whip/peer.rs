@@ -227,6 +227,8 @@ fn configure_ice(webrtc: &gst::Element, config: &Webrtc, loopback: bool) {
     ice.set_property("min-rtp-port", u32::from(*config.udp_ports.start()));
     let agent = ice.property::<gst::glib::Object>("agent");
     agent.set_property("ice-tcp", config.ice_tcp);
+    // It would look for a router by multicast for every publisher, from ports outside `udp_ports`.
+    agent.set_property("upnp", false);
     // libnice leaves the loopback address out; with addresses given it takes those and no others.
     let mut addresses = super::interfaces::addresses();
     if loopback || addresses.is_empty() {

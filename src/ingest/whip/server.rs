@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::Webrtc,
-    hub::{Announce, Hub, HubError, Publisher},
+    hub::{Announce, EndReason, Hub, HubError, Publisher},
     ingest::{
         drain::common_origin,
         rtp::{Arrival, Media, Receiver},
@@ -23,6 +23,7 @@ use crate::{
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -40,6 +41,8 @@ use uuid::Uuid;
 const COMMANDS: usize = 8;
 /// How long a request waits for its session to take it, and DELETE for the end.
 const REQUEST_LIMIT: Duration = Duration::from_secs(12);
+/// How long the refusal of an offer waits for what was begun for it to be gone.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub struct WhipSettings {
@@ -96,6 +99,8 @@ pub enum WhipError {
     NameTaken(#[from] HubError),
     #[error("[limits] max_connections = {0} WebRTC publishers are connected; try again later")]
     Busy(usize),
+    #[error("no free UDP port in [webrtc] udp_ports {}-{}; widen it", .0.start(), .0.end())]
+    NoPort(RangeInclusive<u16>),
     #[error("the daemon is ending and takes no new streams")]
     ShuttingDown,
     #[error("there is no WHIP session at this path; it may have ended by itself")]
@@ -125,12 +130,6 @@ impl From<OfferError> for WhipError {
 
 impl From<PeerError> for WhipError {
     fn from(error: PeerError) -> Self {
-        WhipError::Failed(error.to_string())
-    }
-}
-
-impl From<AnswerError> for WhipError {
-    fn from(error: AnswerError) -> Self {
         WhipError::Failed(error.to_string())
     }
 }
@@ -260,8 +259,11 @@ impl WhipServer {
         let outcome = self.begin(request).await;
         let counter = if outcome.is_ok() { &self.accepted } else { &self.refused };
         counter.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = &outcome {
-            tracing::info!(%remote, "WHIP offer refused: {error}");
+        match &outcome {
+            Ok(_) => {}
+            // One line for all publishers together: it is the daemon's configuration that has to change.
+            Err(error @ WhipError::NoPort(_)) => tracing::warn!("WHIP offer refused: {error}"),
+            Err(error) => tracing::info!(%remote, "WHIP offer refused: {error}"),
         }
         outcome
     }
@@ -273,16 +275,33 @@ impl WhipServer {
         let place = self.places.clone().try_acquire_owned();
         let place = place.map_err(|_| WhipError::Busy(self.settings.max_sessions))?;
         let offer = Offer::parse(&request.offer)?;
-        let receiver = self.receiver(&request, &offer)?;
+        let mut receiver = self.receiver(&request, &offer)?;
 
         let inbox = Arc::new(Inbox::default());
         let (webrtc, theirs) = (self.settings.webrtc.clone(), inbox.clone());
         let loopback = request.remote.ip().to_canonical().is_loopback();
         let peer = tokio::task::spawn_blocking(move || Peer::start(&webrtc, loopback, theirs)).await;
-        let peer = peer.map_err(|e| WhipError::Failed(e.to_string()))??;
+        let mut peer = peer.map_err(|e| WhipError::Failed(e.to_string()))??;
+        match self.answer(&offer, &peer).await {
+            Ok(answer) => Ok(self.run(offer, receiver, peer, inbox, answer, place)),
+            Err(error) => {
+                receiver.finish(EndReason::Failed(error.to_string()));
+                // It ends by itself when this takes too long.
+                if let Some(stopped) = peer.stop() {
+                    let _ = timeout(STOP_LIMIT, stopped).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn answer(&self, offer: &Offer, peer: &Peer) -> Result<Answer, WhipError> {
+        let webrtc = &self.settings.webrtc;
         let (sdp, gathered) = peer.answer(&offer.sdp).await?;
-        let answer = Answer::make(&sdp, &offer.sections, self.settings.webrtc.announce_ip, gathered)?;
-        Ok(self.run(offer, receiver, peer, inbox, answer, place))
+        Answer::make(&sdp, &offer.sections, webrtc.announce_ip, gathered).map_err(|error| match error {
+            AnswerError::NoPort => WhipError::NoPort(webrtc.udp_ports.clone()),
+            error => WhipError::Failed(error.to_string()),
+        })
     }
 
     fn receiver(&self, request: &PublishRequest, offer: &Offer) -> Result<Receiver, WhipError> {
