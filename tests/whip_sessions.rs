@@ -190,7 +190,7 @@ fn a_publisher_that_finds_no_free_port_is_told_so() {
         taken.push(header(&answer, "location").to_owned());
         assert!(taken.len() <= 2, "more publishers than ports");
     };
-    let detail = format!("no free UDP port in [webrtc] udp_ports {written}; widen it");
+    let detail = format!("no free port in [webrtc] udp_ports {written}; widen it");
     assert_eq!(full.json()["detail"], detail.as_str());
     header(&full, "retry-after");
     assert_eq!(daemon.sessions().len(), taken.len(), "nothing is left of who was refused");

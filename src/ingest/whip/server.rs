@@ -99,7 +99,7 @@ pub enum WhipError {
     NameTaken(#[from] HubError),
     #[error("[limits] max_connections = {0} WebRTC publishers are connected; try again later")]
     Busy(usize),
-    #[error("no free UDP port in [webrtc] udp_ports {}-{}; widen it", .0.start(), .0.end())]
+    #[error("no free port in [webrtc] udp_ports {}-{}; widen it", .0.start(), .0.end())]
     NoPort(RangeInclusive<u16>),
     #[error("the daemon is ending and takes no new streams")]
     ShuttingDown,
