@@ -8,7 +8,10 @@ pub mod source;
 pub mod tls;
 pub mod whip;
 
+mod accept;
 mod drain;
+
+pub use accept::ConnectionStats;
 
 use std::net::SocketAddr;
 

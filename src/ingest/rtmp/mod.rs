@@ -24,4 +24,4 @@ mod window;
 
 pub use pull::RtmpPull;
 use server::Shared;
-pub use server::{RtmpLimits, RtmpServer, RtmpStats};
+pub use server::{RtmpLimits, RtmpServer};

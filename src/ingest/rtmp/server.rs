@@ -2,27 +2,22 @@ use super::{connection::Connection, socket::Socket, takeover::Names};
 use crate::{
     hub::Hub,
     ingest::{
+        accept::{Acceptor, ConnectionStats},
         drain::common_origin,
         tls::{self, Certificate},
     },
 };
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-/// After a failed accept (out of descriptors), how long to wait for the next.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the certificate's files are looked at.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(60);
 
@@ -39,8 +34,7 @@ pub struct RtmpLimits {
 /// An RTMP server that publishes to the hub.
 pub struct RtmpServer {
     shared: Arc<Shared>,
-    connections: TaskTracker,
-    places: Arc<Semaphore>,
+    acceptor: Acceptor,
 }
 
 pub(super) struct Shared {
@@ -49,42 +43,24 @@ pub(super) struct Shared {
     pub shutdown: CancellationToken,
     pub started: Instant,
     pub names: Names,
-    open: AtomicUsize,
-    accepted: AtomicU64,
-    refused: AtomicU64,
-}
-
-/// Counters since the start.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RtmpStats {
-    pub connections: usize,
-    pub accepted: u64,
-    /// Turned away because `max_connections` were open.
-    pub refused: u64,
 }
 
 impl RtmpServer {
     pub fn new(hub: Hub, limits: RtmpLimits) -> Self {
-        let places = Arc::new(Semaphore::new(limits.max_connections));
+        let acceptor = Acceptor::new("RTMP", limits.max_connections);
         let shared = Shared {
             hub,
             limits,
-            shutdown: CancellationToken::new(),
+            shutdown: acceptor.shutdown(),
             started: common_origin(),
             names: Names::default(),
-            open: AtomicUsize::new(0),
-            accepted: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
         };
-        Self { shared: Arc::new(shared), connections: TaskTracker::new(), places }
+        Self { shared: Arc::new(shared), acceptor }
     }
 
-    pub fn stats(&self) -> RtmpStats {
-        RtmpStats {
-            connections: self.shared.open.load(Ordering::Relaxed),
-            accepted: self.shared.accepted.load(Ordering::Relaxed),
-            refused: self.shared.refused.load(Ordering::Relaxed),
-        }
+    /// RTMPS included.
+    pub fn stats(&self) -> ConnectionStats {
+        self.acceptor.stats()
     }
 
     /// Accepts connections until [`stop`](Self::stop).
@@ -102,58 +78,25 @@ impl RtmpServer {
     }
 
     async fn accept(&self, listener: TcpListener, certificate: Option<&Arc<Certificate>>) {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.shared.shutdown.cancelled() => return,
-            };
-            let (socket, remote) = match accepted {
-                Ok(pair) => pair,
-                Err(e) => {
-                    tracing::warn!("RTMP: cannot accept a connection: {e}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Ok(place) = self.places.clone().try_acquire_owned() else {
-                // One line when the limit is met, not one per knock.
-                if self.shared.refused.fetch_add(1, Ordering::Relaxed).is_multiple_of(100) {
-                    let max = self.shared.limits.max_connections;
-                    tracing::warn!(%remote, max, "RTMP connection refused: [limits] max_connections are open");
-                }
-                continue;
-            };
-            self.shared.accepted.fetch_add(1, Ordering::Relaxed);
-            let shared = self.shared.clone();
-            let certificate = certificate.cloned();
-            self.connections.spawn(async move {
-                shared.open.fetch_add(1, Ordering::Relaxed);
-                serve_one(&shared, socket, remote, certificate).await;
-                shared.open.fetch_sub(1, Ordering::Relaxed);
-                drop(place);
-            });
-        }
+        let serve = |socket, remote| serve_one(self.shared.clone(), socket, remote, certificate.cloned());
+        self.acceptor.accept(listener, serve).await;
     }
 
     /// Ends every connection; the streams end as if kicked. Waits for it, at most `limit`.
     pub async fn stop(&self, limit: Duration) {
-        self.shared.shutdown.cancel();
-        self.connections.close();
-        if tokio::time::timeout(limit, self.connections.wait()).await.is_err() {
-            tracing::warn!("RTMP connections did not end within {} s", limit.as_secs_f32());
-        }
+        self.acceptor.stop(limit).await;
     }
 }
 
 async fn serve_one(
-    shared: &Shared,
+    shared: Arc<Shared>,
     socket: TcpStream,
     remote: SocketAddr,
     certificate: Option<Arc<Certificate>>,
 ) {
     let socket = match certificate {
         None => Socket::Plain(socket),
-        Some(certificate) => match encrypted(shared, socket, &certificate).await {
+        Some(certificate) => match encrypted(&shared, socket, &certificate).await {
             Ok(socket) => socket,
             Err(why) => {
                 tracing::info!(%remote, "RTMPS connection ended: {why}");
@@ -161,7 +104,7 @@ async fn serve_one(
             }
         },
     };
-    let ended = match Connection::new(shared, socket, remote) {
+    let ended = match Connection::new(&shared, socket, remote) {
         Ok(mut connection) => connection.run().await,
         Err(e) => e.into(),
     };

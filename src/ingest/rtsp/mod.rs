@@ -18,4 +18,4 @@ mod server;
 
 pub use client::RtspPull;
 use server::Shared;
-pub use server::{RtspLimits, RtspServer, RtspStats};
+pub use server::{RtspLimits, RtspServer};
