@@ -1,4 +1,4 @@
-//! TLS: the certificate of `[tls]` for who publishes here, the [`client`]'s side for who is pulled from, and reading an
+//! TLS: the certificate of `[tls]` for who publishes here, the `client`'s side for who is pulled from, and reading an
 //! encrypted connection as cheaply as a plain one.
 
 mod client;

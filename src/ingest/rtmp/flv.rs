@@ -119,7 +119,7 @@ pub enum AudioTag {
 }
 
 impl VideoTag {
-    /// What [`video_track_caps`](super::caps::video_track_caps) asks for, when this message has it: the sequence header;
+    /// What [`video_track_caps`](crate::ingest::caps::video_track_caps) asks for, when this message has it: the sequence header;
     /// of VP8 and VP9 every key frame, because their header (which some encoders do not send) does not tell the size.
     pub fn config(self, payload: &[u8]) -> Option<(Codec, &[u8])> {
         match self {
@@ -134,7 +134,7 @@ impl VideoTag {
 }
 
 impl AudioTag {
-    /// What [`audio_track_caps`](super::caps::audio_track_caps) asks for, when this message has it: the sequence
+    /// What [`audio_track_caps`](crate::ingest::caps::audio_track_caps) asks for, when this message has it: the sequence
     /// header; of MP3 any frame; of G.711 the first byte of any message. Frames of one MP3 track differ here, so look
     /// at a frame only while its track is unknown.
     pub fn config(self, payload: &[u8]) -> Option<(Codec, &[u8])> {

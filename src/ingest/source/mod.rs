@@ -1,7 +1,7 @@
 //! Sources: streams that reeld fetches itself, from RTSP cameras and RTMP servers.
 //!
 //! [`Sources`] is the registry. Each source has one task, which connects, waits when that fails or ends, and connects again
-//! for ever. A protocol is a [`Pull`]: one connection at a time. The hub's stream is made on the first connection and
+//! for ever. A protocol is a `Pull`: one connection at a time. The hub's stream is made on the first connection and
 //! lives until the source is removed, so that a recording goes on by itself when the source returns.
 
 mod backoff;

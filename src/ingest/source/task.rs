@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 /// Time a connection has to say goodbye once its source is removed.
 pub(super) const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
-/// One source, as its [`Pull`] sees it.
+/// One source, as its `Pull` sees it.
 pub struct Source {
     pub(super) id: SourceId,
     pub(super) uri: SourceUri,

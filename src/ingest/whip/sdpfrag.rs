@@ -27,7 +27,7 @@ pub struct Fragment {
 }
 
 impl Fragment {
-    /// Never panics; takes at most [`MAX_LINES`] lines.
+    /// Never panics; takes at most `MAX_LINES` lines.
     pub fn parse(body: &[u8]) -> Result<Self, FragmentError> {
         let text = std::str::from_utf8(body).map_err(|_| FragmentError::NotText)?;
         if text.contains('\0') {
