@@ -11,7 +11,7 @@ use std::{
 };
 use support::{
     daemon::{Daemon, House, SOON, file_of, text},
-    flv::Flv,
+    flv::{Flv, Kind},
     media::{Packet, Probe, Publisher, av_source, decode},
     play::{PlayServer, Viewer},
     wait::{wait_for, wait_until},
@@ -188,6 +188,40 @@ fn the_last_frame_is_in_the_file_fifty_times_of_fifty_whether_the_server_closes_
         let file = file_of(&daemon.completed(&format!("n{n}")));
         assert_eq!(Probe::read(&file).counts(), sent.counts(), "run {n}");
     }
+}
+
+/// nginx-rtmp sends to who joins in the middle of a group of pictures the sound at once, and the pictures from the next key
+/// frame on. Once the sound was a file of its own, and the pictures were in NAME_2.
+#[test]
+fn pictures_that_come_three_seconds_after_the_sound_are_in_the_same_file() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let Flv { metadata, video_header, audio_header, media } = Flv::read(&av_source(TMP, 8)).expect("FLV");
+    let key =
+        media.iter().find(|t| t.kind == Kind::Video && t.timestamp_ms >= 3_000 && t.payload[0] >> 4 == 1);
+    let key_ms = key.expect("a key frame").timestamp_ms;
+    let (before, from_key): (Vec<_>, Vec<_>) = media.into_iter().partition(|t| t.timestamp_ms < key_ms);
+    let sound: Vec<_> = before.into_iter().filter(|t| t.kind == Kind::Audio).collect();
+    let (sounds, pictures) = (sound.len(), from_key.iter().filter(|t| t.kind == Kind::Video).count());
+
+    let server = PlayServer::new().expect("a server");
+    let id = add(&daemon, &format!("rtmp://{}/live/cam", server.address()), "lobby/cam");
+    let mut viewer = Viewer::greet(server.accept()).expect("a player");
+    viewer.play(&Flv { metadata, video_header: None, audio_header, media: sound }, 1).expect("played");
+    let session = wait_for("the sound has arrived", SOON, || {
+        daemon.sessions().into_iter().find(|s| s["frames"].as_u64() >= Some(sounds as u64))
+    });
+    assert_eq!(session["status"], "PENDING", "{session:#}");
+    viewer.media(&Flv { video_header, media: from_key, ..Flv::default() }, 1).expect("played");
+    viewer.fin().expect("ended");
+    wait_state(&daemon, &id, "waiting");
+    daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    let recording = daemon.completed("cam");
+    assert_eq!(recording["parts"].as_array().expect("parts").len(), 1, "{recording:#}");
+    let file = file_of(&recording);
+    let got = Probe::read(&file);
+    assert_eq!((got.video.len(), decode(&file)), (pictures, pictures));
+    assert!(got.audio.len() > 100, "{:?}", got.counts());
 }
 
 /// It sends on message stream 0, which rtmp2src ignored.
