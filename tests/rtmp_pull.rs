@@ -110,9 +110,13 @@ fn a_server_that_is_killed_three_times_costs_the_time_it_was_away() {
         drop((publisher, server));
         let waiting = wait_state(&daemon, &id, "waiting");
         assert!(!text(&waiting, "reason").is_empty(), "{waiting:#}");
+        let away = daemon.get(&format!("/api/v1/sessions/{session}"));
+        assert_eq!(away["status"], "PENDING", "{away:#}");
+        assert!(away["recordingId"].is_string(), "it is recorded all the time: {away:#}");
         server = nginx.start();
         publisher = Publisher::ffmpeg(&input, &url, true);
         wait_state(&daemon, &id, "live");
+        assert_eq!(daemon.session_id("cam"), session, "shown as publishing again");
     }
     let before = frames();
     wait_until("two seconds more of media", SOON, || frames() > before + 150);

@@ -112,6 +112,7 @@ impl Source {
         if state.live_from.is_none() {
             state.live_from = Some(Instant::now());
             state.told = SourceState::Live { since: Utc::now() };
+            state.stream.iter().for_each(|stream| stream.set_away(false));
             drop(state);
             tracing::info!(source = %self.id, uri = %self.uri, "source is live");
         }
@@ -154,6 +155,13 @@ impl Source {
         (state.told, state.live_from) = (SourceState::Connecting, None);
     }
 
+    /// The connection has ended; its stream waits for the next one.
+    fn away(&self, told: SourceState) {
+        let mut state = self.state();
+        state.stream.iter().for_each(|stream| stream.set_away(true));
+        state.told = told;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,7 +184,7 @@ pub(super) async fn run(source: &Source, mut pull: impl Pull) {
             wait.as_secs_f32()
         );
         let next_try = Utc::now() + TimeDelta::milliseconds(wait.as_millis() as i64);
-        source.state().told = SourceState::Waiting { reason, next_try, attempts };
+        source.away(SourceState::Waiting { reason, next_try, attempts });
         tokio::select! {
             () = sleep(wait) => {}
             () = source.stopped() => break,
