@@ -304,6 +304,10 @@ fn why_a_server_ends_or_refuses_is_told() {
         script(&mut viewer, &flv).expect("told");
         let waiting = wait_state(&daemon, &id, "waiting");
         assert!(text(&waiting, "reason").starts_with(reason), "{name}: {waiting:#}");
+        let _mute = server.accept();
+        let again = source(&daemon, &id);
+        assert_eq!(again["state"], "connecting", "{name}: {again:#}");
+        assert_eq!((&again["reason"], &again["attempts"]), (&waiting["reason"], &json!(1)), "{name}");
         daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
     }
 }
