@@ -329,6 +329,9 @@ fn the_reason_is_told_and_holds_no_secret() {
     assert!(!all.contains("hunter2") && !daemon.log().contains("hunter2"), "{all}\n{}", daemon.log());
     let error = daemon.post("/rest-api/pull/rtmp/pull", &json!({"uri": nobody}));
     assert_eq!(error.status, 409);
+    let odd = daemon.post("/api/v1/sources", &json!({"uri": "rtmp://user:hunter2#@127.0.0.1/live/x"}));
+    let detail = text(&odd.expect(400).json(), "detail");
+    assert!(detail.contains("%23 %2F %3F %40 %3A") && !detail.contains("hunter2"), "{detail}");
 }
 
 #[test]
