@@ -228,6 +228,39 @@ fn pictures_that_come_three_seconds_after_the_sound_are_in_the_same_file() {
     assert!(got.audio.len() > 100, "{:?}", got.counts());
 }
 
+/// As the user had it: groups of pictures of 2 s, joined in the middle of one.
+#[test]
+fn a_relay_that_is_joined_in_mid_gop_is_one_file() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let nginx = Nginx::new();
+    let _server = nginx.start();
+    let url = nginx.url("cam");
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=30"]);
+    command.args(["-f", "lavfi", "-i", "sine=r=48000", "-t", "12", "-c:a", "aac", "-c:v", "libx264"]);
+    command.args(["-preset", "ultrafast", "-g", "60", "-keyint_min", "60", "-sc_threshold", "0"]);
+    let publisher = Publisher::spawn(command.args(["-pix_fmt", "yuv420p", "-f", "flv", &url]));
+    // Wherever in a group of pictures each of them joins, one is far from the next key frame.
+    let ids: Vec<_> = (0..4)
+        .map(|n| {
+            thread::sleep(Duration::from_millis(500));
+            add(&daemon, &format!("{url}?n={n}"), &format!("lobby/n{n}"))
+        })
+        .collect();
+    publisher.finish(SENT);
+    for id in &ids {
+        wait_state(&daemon, id, "waiting");
+        daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    }
+    for n in 0..4 {
+        let recording = daemon.completed(&format!("n{n}"));
+        assert_eq!(recording["parts"].as_array().expect("parts").len(), 1, "{recording:#}");
+        let got = Probe::read(&file_of(&recording));
+        assert!(got.video.len() > 100 && got.audio.len() > 150, "{:?}", got.counts());
+    }
+}
+
 /// It sends on message stream 0, which rtmp2src ignored.
 #[test]
 fn ffmpeg_as_a_server_is_played() {
