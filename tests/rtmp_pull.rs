@@ -11,7 +11,7 @@ use std::{
 };
 use support::{
     daemon::{Daemon, House, SOON, file_of, text},
-    flv::Flv,
+    flv::{Flv, Kind},
     media::{Packet, Probe, Publisher, av_source, decode},
     play::{PlayServer, Viewer},
     wait::{wait_for, wait_until},
@@ -110,9 +110,13 @@ fn a_server_that_is_killed_three_times_costs_the_time_it_was_away() {
         drop((publisher, server));
         let waiting = wait_state(&daemon, &id, "waiting");
         assert!(!text(&waiting, "reason").is_empty(), "{waiting:#}");
+        let away = daemon.get(&format!("/api/v1/sessions/{session}"));
+        assert_eq!(away["status"], "PENDING", "{away:#}");
+        assert!(away["recordingId"].is_string(), "it is recorded all the time: {away:#}");
         server = nginx.start();
         publisher = Publisher::ffmpeg(&input, &url, true);
         wait_state(&daemon, &id, "live");
+        assert_eq!(daemon.session_id("cam"), session, "shown as publishing again");
     }
     let before = frames();
     wait_until("two seconds more of media", SOON, || frames() > before + 150);
@@ -187,6 +191,73 @@ fn the_last_frame_is_in_the_file_fifty_times_of_fifty_whether_the_server_closes_
     for n in 0..TIMES {
         let file = file_of(&daemon.completed(&format!("n{n}")));
         assert_eq!(Probe::read(&file).counts(), sent.counts(), "run {n}");
+    }
+}
+
+/// nginx-rtmp sends to who joins in the middle of a group of pictures the sound at once, and the pictures from the next key
+/// frame on. Once the sound was a file of its own, and the pictures were in NAME_2.
+#[test]
+fn pictures_that_come_three_seconds_after_the_sound_are_in_the_same_file() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let Flv { metadata, video_header, audio_header, media } = Flv::read(&av_source(TMP, 8)).expect("FLV");
+    let key =
+        media.iter().find(|t| t.kind == Kind::Video && t.timestamp_ms >= 3_000 && t.payload[0] >> 4 == 1);
+    let key_ms = key.expect("a key frame").timestamp_ms;
+    let (before, from_key): (Vec<_>, Vec<_>) = media.into_iter().partition(|t| t.timestamp_ms < key_ms);
+    let sound: Vec<_> = before.into_iter().filter(|t| t.kind == Kind::Audio).collect();
+    let (sounds, pictures) = (sound.len(), from_key.iter().filter(|t| t.kind == Kind::Video).count());
+
+    let server = PlayServer::new().expect("a server");
+    let id = add(&daemon, &format!("rtmp://{}/live/cam", server.address()), "lobby/cam");
+    let mut viewer = Viewer::greet(server.accept()).expect("a player");
+    viewer.play(&Flv { metadata, video_header: None, audio_header, media: sound }, 1).expect("played");
+    let session = wait_for("the sound has arrived", SOON, || {
+        daemon.sessions().into_iter().find(|s| s["frames"].as_u64() >= Some(sounds as u64))
+    });
+    assert_eq!(session["status"], "PENDING", "{session:#}");
+    viewer.media(&Flv { video_header, media: from_key, ..Flv::default() }, 1).expect("played");
+    viewer.fin().expect("ended");
+    wait_state(&daemon, &id, "waiting");
+    daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    let recording = daemon.completed("cam");
+    assert_eq!(recording["parts"].as_array().expect("parts").len(), 1, "{recording:#}");
+    let file = file_of(&recording);
+    let got = Probe::read(&file);
+    assert_eq!((got.video.len(), decode(&file)), (pictures, pictures));
+    assert!(got.audio.len() > 100, "{:?}", got.counts());
+}
+
+/// As the user had it: groups of pictures of 2 s, joined in the middle of one.
+#[test]
+fn a_relay_that_is_joined_in_mid_gop_is_one_file() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let nginx = Nginx::new();
+    let _server = nginx.start();
+    let url = nginx.url("cam");
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=30"]);
+    command.args(["-f", "lavfi", "-i", "sine=r=48000", "-t", "12", "-c:a", "aac", "-c:v", "libx264"]);
+    command.args(["-preset", "ultrafast", "-g", "60", "-keyint_min", "60", "-sc_threshold", "0"]);
+    let publisher = Publisher::spawn(command.args(["-pix_fmt", "yuv420p", "-f", "flv", &url]));
+    // Wherever in a group of pictures each of them joins, one is far from the next key frame.
+    let ids: Vec<_> = (0..4)
+        .map(|n| {
+            thread::sleep(Duration::from_millis(500));
+            add(&daemon, &format!("{url}?n={n}"), &format!("lobby/n{n}"))
+        })
+        .collect();
+    publisher.finish(SENT);
+    for id in &ids {
+        wait_state(&daemon, id, "waiting");
+        daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
+    }
+    for n in 0..4 {
+        let recording = daemon.completed(&format!("n{n}"));
+        assert_eq!(recording["parts"].as_array().expect("parts").len(), 1, "{recording:#}");
+        let got = Probe::read(&file_of(&recording));
+        assert!(got.video.len() > 100 && got.audio.len() > 150, "{:?}", got.counts());
     }
 }
 
@@ -266,6 +337,10 @@ fn why_a_server_ends_or_refuses_is_told() {
         script(&mut viewer, &flv).expect("told");
         let waiting = wait_state(&daemon, &id, "waiting");
         assert!(text(&waiting, "reason").starts_with(reason), "{name}: {waiting:#}");
+        let _mute = server.accept();
+        let again = source(&daemon, &id);
+        assert_eq!(again["state"], "connecting", "{name}: {again:#}");
+        assert_eq!((&again["reason"], &again["attempts"]), (&waiting["reason"], &json!(1)), "{name}");
         daemon.delete(&format!("/api/v1/sources/{id}")).expect(204);
     }
 }
@@ -287,6 +362,9 @@ fn the_reason_is_told_and_holds_no_secret() {
     assert!(!all.contains("hunter2") && !daemon.log().contains("hunter2"), "{all}\n{}", daemon.log());
     let error = daemon.post("/rest-api/pull/rtmp/pull", &json!({"uri": nobody}));
     assert_eq!(error.status, 409);
+    let odd = daemon.post("/api/v1/sources", &json!({"uri": "rtmp://user:hunter2#@127.0.0.1/live/x"}));
+    let detail = text(&odd.expect(400).json(), "detail");
+    assert!(detail.contains("%23 %2F %3F %40 %3A") && !detail.contains("hunter2"), "{detail}");
 }
 
 #[test]

@@ -170,7 +170,7 @@ impl Pulled {
 fn status(source: &Source, live: &'static str) -> &'static str {
     match source.state {
         SourceState::Live { .. } => live,
-        SourceState::Connecting | SourceState::Waiting { .. } => "PENDING",
+        SourceState::Connecting { .. } | SourceState::Waiting { .. } => "PENDING",
     }
 }
 
@@ -185,7 +185,10 @@ fn stream_name(source: &Source) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::SourceId, media::StreamName};
+    use crate::{
+        control::{Failure, SourceId},
+        media::StreamName,
+    };
     use chrono::DateTime;
     use serde_json::json;
 
@@ -208,7 +211,8 @@ mod tests {
     #[test]
     fn a_source_is_shown_with_the_fields_its_clients_read() {
         let since = DateTime::UNIX_EPOCH;
-        let waiting = SourceState::Waiting { reason: "away".into(), next_try: since, attempts: 1 };
+        let waiting =
+            SourceState::Waiting { failure: Failure { reason: "away".into(), attempts: 1 }, next_try: since };
         for (room, state, want) in [
             (
                 "live",

@@ -168,6 +168,7 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
     };
     let policy_file = path("policy", "file", "reeld.properties");
     let catalog = paths.state.join("catalog.sqlite");
+    let allow_sources = ways_in::allow_sources(settings);
     DaemonConfig {
         listen: Listen {
             http: settings.get("listen", "http", listen.http, |v| address(v, listen.http)),
@@ -185,8 +186,8 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         limits: limits(settings),
         webrtc: ways_in::webrtc(settings),
         tls: ways_in::tls(settings, base),
-        sources: ways_in::sources(settings),
-        allow_sources: ways_in::allow_sources(settings),
+        sources: ways_in::sources(settings, &allow_sources),
+        allow_sources,
     }
 }
 

@@ -16,7 +16,7 @@ pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
 pub use watch::{WatchError, Watcher, watch};
-pub use ways_in::{HostRule, SourceConfig, SourceRules, Tls, Transport, Webrtc};
+pub use ways_in::{CREDENTIALS_HINT, HostRule, SourceConfig, SourceRules, Tls, Transport, Webrtc};
 
 use std::fmt;
 use std::io::Read;

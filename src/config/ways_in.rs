@@ -4,6 +4,7 @@ use super::quoted;
 use super::toml_keys::{Settings, boolean, list, text};
 use super::{daemon::at, toml_keys};
 use ipnet::IpNet;
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -15,6 +16,9 @@ use url::Url;
 pub(super) const WEBRTC_KEYS: &[&str] = &["udp_ports", "announce_ip", "stun", "turn", "ice_tcp"];
 pub(super) const TLS_KEYS: &[&str] = &["certificate", "key"];
 pub(super) const SOURCE_KEYS: &[&str] = &["uri", "stream", "transport", "record"];
+
+/// What is wrong with most URLs that hold a password and cannot be read.
+pub const CREDENTIALS_HINT: &str = "in a user or password, # / ? @ : are written %23 %2F %3F %40 %3A";
 
 /// Fewer UDP ports than this do not even carry one publisher.
 const MIN_UDP_PORTS: u16 = 2;
@@ -89,7 +93,7 @@ impl FromStr for Transport {
 pub struct SourceConfig {
     /// `rtsp://`, `rtmp://` or `rtmps://`, with user and password if the source wants them. Never shown.
     pub uri: Url,
-    /// `ROOM/STREAM` to publish it as; `None` = made of the URI.
+    /// `ROOM/STREAM` to publish it as, no other source's; `None` = made of the URI.
     pub stream: Option<String>,
     pub transport: Transport,
     /// Record it whatever the policy says.
@@ -230,17 +234,23 @@ pub(super) fn tls(settings: &mut Settings, base: &Path) -> Option<Tls> {
     }
 }
 
-pub(super) fn sources(settings: &mut Settings) -> Vec<SourceConfig> {
+pub(super) fn sources(settings: &mut Settings, rules: &SourceRules) -> Vec<SourceConfig> {
     let mut sources: Vec<SourceConfig> = Vec::new();
+    let mut names = HashSet::new();
     for (section, line) in settings.list("source") {
         let uri = settings.get(&section, "uri", None, |v| {
-            url_of(v, &["rtsp", "rtmp", "rtmps"], "rtsp://USER:PASSWORD@camera.lan/stream1").map(Some)
+            let uri = url_of(v, &["rtsp", "rtmp", "rtmps"], "rtsp://USER:PASSWORD@camera.lan/stream1")?;
+            check_address(&uri, rules)?;
+            Ok(Some(uri))
         });
         let given = settings.line_of(&section, "uri");
         let stream = settings.get(&section, "stream", None, |v| {
             let text = text(v, "court/camera-1")?;
-            crate::media::split_path(&text).map_err(|e| e.to_string())?;
-            Ok(Some(text))
+            let name = crate::media::split_path(&text).map_err(|e| e.to_string())?;
+            match names.insert(name) {
+                true => Ok(Some(text)),
+                false => Err(format!("{} is the stream of another [[source]] already", quoted(&text))),
+            }
         });
         let transport =
             settings.get(&section, "transport", Transport::default(), |v| text(v, "tcp")?.parse());
@@ -257,6 +267,17 @@ pub(super) fn sources(settings: &mut Settings) -> Vec<SourceConfig> {
         }
     }
     sources
+}
+
+/// A host that is a name is looked up when it is connected to, and checked then.
+fn check_address(uri: &Url, rules: &SourceRules) -> Result<(), String> {
+    let host = uri.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    match host.parse::<IpAddr>() {
+        Ok(address) if !rules.allows(host, address) => Err(format!(
+            "{host} is an address that [limits] allow_sources does not allow; list it there, or remove this source"
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn allow_sources(settings: &mut Settings) -> SourceRules {
@@ -282,10 +303,10 @@ fn ports(value: &DeValue) -> Result<RangeInclusive<u16>, String> {
 fn url_of(value: &DeValue, schemes: &[&str], example: &str) -> Result<Url, String> {
     let text = text(value, example)?;
     let usable = |url: &Url| schemes.contains(&url.scheme()) && url.has_host();
-    Url::parse(&text)
-        .ok()
-        .filter(usable)
-        .ok_or_else(|| format!("not a URL that works here; write \"{example}\""))
+    Url::parse(&text).ok().filter(usable).ok_or_else(|| match example.contains('@') {
+        true => format!("not a URL that works here; write \"{example}\"; {CREDENTIALS_HINT}"),
+        false => format!("not a URL that works here; write \"{example}\""),
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ pub mod whip;
 pub use crate::library::{Filter, Page, Recording, RecordingId, Status};
 pub use objects::*;
 pub use rules::Rules;
-pub use sources::{NewSource, Scheme, Source, SourceId, SourceState};
+pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
     config::{NameTemplate, WebrtcRecording},

@@ -36,7 +36,7 @@ pub struct Session {
 /// Flashphoner's words for a publisher's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionStatus {
-    /// Connected; its tracks are not all known yet.
+    /// Its tracks are not all known yet, or the source that it is pulled from is away.
     Pending,
     Publishing,
 }

@@ -9,7 +9,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-pub use crate::ingest::source::{Scheme, SourceId, SourceState};
+pub use crate::ingest::source::{Failure, Scheme, SourceId, SourceState};
 
 /// What a call may ask to be pulled.
 #[derive(Clone)]
@@ -41,7 +41,8 @@ pub struct Source {
     pub created_at: DateTime<Utc>,
     /// Its session, once it has been connected; it goes on while the source waits.
     pub media_session_id: Option<MediaSessionId>,
-    /// `state`: `connecting`; `live` with `since`; or `waiting` with `reason`, `nextTry` and `attempts` in a row.
+    /// `state`: `connecting`, with `reason` and `attempts` in a row after a failure; `live` with `since`; or `waiting` with
+    /// `reason`, `attempts` and `nextTry`.
     #[serde(flatten)]
     pub state: SourceState,
 }

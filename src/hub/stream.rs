@@ -53,6 +53,7 @@ pub struct Stream {
     state: Mutex<State>,
     kicked: CancellationToken,
     key_frame_wanted: AtomicBool,
+    away: AtomicBool,
 }
 
 #[derive(Default)]
@@ -74,7 +75,8 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct StreamSnapshot {
     pub tracks: Tracks,
-    /// Its tracks are known and frames flow.
+    /// Its tracks are known, and who sends it is there. It can be recorded while its source is away, too: see
+    /// [`Stream::subscribe`].
     pub publishing: bool,
     pub frames: u64,
     pub bytes: u64,
@@ -93,6 +95,7 @@ impl Stream {
             state: Mutex::default(),
             kicked: CancellationToken::new(),
             key_frame_wanted: AtomicBool::new(false),
+            away: AtomicBool::new(false),
         }
     }
 
@@ -112,7 +115,7 @@ impl Stream {
         let state = self.lock();
         StreamSnapshot {
             tracks: state.tracks.clone(),
-            publishing: state.settled && state.ended.is_none(),
+            publishing: state.settled && state.ended.is_none() && !self.away.load(Ordering::Relaxed),
             frames: state.frames,
             bytes: state.bytes,
             gaps: state.gaps,
@@ -149,6 +152,12 @@ impl Stream {
     /// Asks the publisher for a key frame soon; without effect where its protocol has no way to ask.
     pub fn request_key_frame(&self) {
         self.key_frame_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// A pulled source's stream outlives its connections: whether there is none that media arrives on. Only shown; who
+    /// subscribes waits for the source's return.
+    pub fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
     }
 
     /// Asks the publisher's connection to end.
@@ -361,6 +370,23 @@ pub(super) mod tests {
         assert_eq!(dts_ms(&late), [80, 120, 160]);
         let started = publishing.recv().await.expect("told");
         assert_eq!(dts_ms(&started.from_start), [0, 40, 80, 120, 160]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_source_is_away_is_not_publishing_and_can_be_recorded() {
+        let (hub, _publishing) = Hub::new(1 << 20);
+        let mut publisher = hub.publish(announce("cam")).expect("free name");
+        publisher.set_tracks(av_tracks());
+        publisher.settle();
+        let stream = publisher.stream().clone();
+        assert!(stream.snapshot().publishing);
+        stream.set_away(true);
+        assert!(!stream.snapshot().publishing);
+        let waiting = stream.subscribe(1 << 20).expect("it comes back");
+        stream.set_away(false);
+        assert!(stream.snapshot().publishing);
+        publisher.publish(&mut vec![frame(V, 0, true)]);
+        assert_eq!(dts_ms(&waiting), [0]);
     }
 
     #[tokio::test]

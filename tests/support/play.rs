@@ -13,7 +13,7 @@ use crate::{
     amf0::Value,
     chunk::{self, ChunkReader, Message, message_type},
     flv::{Flv, Kind},
-    rtmp::{Command, command_bytes, encode_media},
+    rtmp::{Command, command_bytes, encode_media, encode_metadata},
     wait::wait_for,
 };
 
@@ -89,7 +89,13 @@ impl<S: Read + Write> Viewer<S> {
     /// Consents, and sends the whole file as fast as it is taken, on message stream `stream_id`.
     pub fn play(&mut self, flv: &Flv, stream_id: u32) -> io::Result<()> {
         self.on_status("status", "NetStream.Play.Start")?;
+        self.media(flv, stream_id)
+    }
+
+    /// What `flv` holds, as fast as it is taken: metadata, sequence headers, media.
+    pub fn media(&mut self, flv: &Flv, stream_id: u32) -> io::Result<()> {
         let mut bytes = Vec::new();
+        flv.metadata.iter().for_each(|script| encode_metadata(&mut bytes, stream_id, script, CHUNK_SIZE));
         let mut send = |kind, at, payload: &[u8]| {
             encode_media(&mut bytes, kind, stream_id, at, payload, CHUNK_SIZE);
         };

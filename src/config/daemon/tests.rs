@@ -148,7 +148,23 @@ fn a_mistake_in_a_way_in_says_what_to_write_instead() {
         ("[[source]]\nstream = \"a/b\"", "1: a source needs uri = \"rtsp://HOST/PATH\""),
         (
             "[[source]]\nuri = \"http://x/\"",
-            "2: uri: not a URL that works here; write \"rtsp://USER:PASSWORD@camera.lan/stream1\"",
+            "2: uri: not a URL that works here; write \"rtsp://USER:PASSWORD@camera.lan/stream1\"; in a user or password, # / ? @ : are written %23 %2F %3F %40 %3A",
+        ),
+        (
+            "[[source]]\nuri = \"rtsp://admin:hash#tag@camera.lan/1\"",
+            "2: uri: not a URL that works here; write \"rtsp://USER:PASSWORD@camera.lan/stream1\"; in a user or password, # / ? @ : are written %23 %2F %3F %40 %3A",
+        ),
+        (
+            "[[source]]\nuri = \"rtsp://x/\"\nstream = \"default/a\"\n[[source]]\nuri = \"rtsp://y/\"\nstream = \"/default/a\"",
+            "6: stream: \"/default/a\" is the stream of another [[source]] already",
+        ),
+        (
+            "[[source]]\nuri = \"rtsp://[fe80::1]/\"",
+            "2: uri: fe80::1 is an address that [limits] allow_sources does not allow; list it there, or remove this source",
+        ),
+        (
+            "[[source]]\nuri = \"rtsp://u:p@10.0.0.7:8554/x\"\n[limits]\nallow_sources = [\"192.168.0.0/16\"]",
+            "2: uri: 10.0.0.7 is an address that [limits] allow_sources does not allow; list it there, or remove this source",
         ),
         (
             "[[source]]\nuri = \"rtsp://x/\"\n[[source]]\nuri = \"rtsp://x/\"",

@@ -12,9 +12,14 @@ use gstreamer as gst;
 use std::time::Duration;
 
 /// How much media is awaited for the second track to show up: encoders announce both within a second.
-const SETTLE_MEDIA_NS: u64 = 1_000_000_000;
+const SETTLE_MEDIA: Duration = Duration::from_secs(1);
 /// The same in wall time, for encoders that send nothing meanwhile.
 const SETTLE_WALL: Duration = Duration::from_millis(1_500);
+/// How long video that was announced is awaited, by media and by wall time: a relay that is joined in the middle of a group
+/// of pictures sends none before the next key frame.
+const SETTLE_VIDEO: Duration = Duration::from_secs(10);
+/// Most bytes of access units that wait for the other track; less than the hub keeps, so that none of them is lost.
+const MAX_HELD_BYTES: usize = 15 << 20;
 /// Most reasons why messages are left out that one publisher gets into the log.
 const MAX_FAULTS_TOLD: usize = 8;
 
@@ -26,8 +31,14 @@ pub(super) struct Feed {
     /// Access units not yet handed to the hub.
     batch: Vec<Frame>,
     metadata_size: Option<VideoSize>,
+    /// Video is to come: the metadata says so, or pictures came without what is needed to decode them.
+    video_announced: bool,
     first_media: Option<FirstMedia>,
+    /// The highest decoding time of an access unit.
+    latest_ns: u64,
     settled: bool,
+    /// Of access units since the first, until the tracks are settled.
+    held_bytes: usize,
     /// Messages that could not be used.
     faults: u64,
     last_fault: Option<FlvError>,
@@ -86,8 +97,11 @@ impl Feed {
             tracks: Vec::new(),
             batch: Vec::new(),
             metadata_size: None,
+            video_announced: false,
             first_media: None,
+            latest_ns: 0,
             settled: false,
+            held_bytes: 0,
             faults: 0,
             last_fault: None,
             faults_told: 0,
@@ -113,13 +127,15 @@ impl Feed {
         if let (Some(width), Some(height)) = (metadata.width, metadata.height) {
             self.metadata_size = Some(VideoSize { width, height });
         }
+        self.video_announced |=
+            metadata.names_video || (metadata.width.is_some() && metadata.height.is_some());
     }
 
     /// `now`: monotonic time since any fixed origin. True when the message was of use.
     pub fn video(&mut self, timestamp_ms: u32, payload: Vec<u8>, now: Duration) -> bool {
         let taken = Payload::of_main_track(MediaKind::Video, payload).and_then(|payload| {
             let Some(payload) = payload else { return Ok(self.other_track()) };
-            let tag = parse_video(payload.as_ref())?;
+            let tag = parse_video(payload.as_ref()).inspect_err(|_| self.video_announced = false)?;
             self.take_video(tag, timestamp_ms, payload, now).map(|()| true)
         });
         self.used(taken)
@@ -137,12 +153,10 @@ impl Feed {
 
     /// Hands what has gathered to the hub. Call it when the socket has been drained.
     pub fn flush(&mut self, now: Duration) {
-        if !self.settled && self.is_settled(now) {
-            self.settled = true;
-            self.publisher.publish(&mut self.batch);
-            self.publisher.settle();
-        }
         self.publisher.publish(&mut self.batch);
+        if !self.settled && self.is_settled(now) {
+            self.settle();
+        }
     }
 
     /// Hands on what is left and ends the stream. One that ends before its second track could show up is whole
@@ -150,8 +164,7 @@ impl Feed {
     pub fn finish(&mut self, reason: EndReason) {
         self.publisher.publish(&mut self.batch);
         if !self.settled && self.first_media.is_some() {
-            self.settled = true;
-            self.publisher.settle();
+            self.settle();
         }
         self.publisher.end(reason);
     }
@@ -204,7 +217,10 @@ impl Feed {
             self.set_track(codec, caps, |track| track.size = size);
         }
         let VideoTag::Frame { codec, key, cts_ms, offset } = tag else { return Ok(()) };
-        let Some(track) = self.track(codec) else { return Err(no_config(codec)) };
+        let Some(track) = self.track(codec) else {
+            self.video_announced = true;
+            return Err(no_config(codec));
+        };
         self.push(track, ts, cts_ms, key, None, payload.from(offset), now);
         Ok(())
     }
@@ -279,7 +295,30 @@ impl Feed {
         if !key {
             unit.set_flags(gst::BufferFlags::DELTA_UNIT);
         }
-        self.batch.push(Frame { track, buffer });
+        self.hold(Frame { track, buffer });
+    }
+
+    fn hold(&mut self, frame: Frame) {
+        self.latest_ns = self.latest_ns.max(frame.dts_ns());
+        if !self.settled {
+            self.held_bytes += frame.cost_bytes();
+            if self.held_bytes > MAX_HELD_BYTES {
+                self.settle();
+            }
+        }
+        self.batch.push(frame);
+    }
+
+    /// Goes on with the tracks that are known.
+    fn settle(&mut self) {
+        self.settled = true;
+        if self.video_announced && !self.has(MediaKind::Video) {
+            let stream = &self.publisher.stream().announce().name;
+            let held_ms = self.held_media().as_millis() as u64;
+            tracing::warn!(%stream, held_ms, "video was announced and has not come; the stream goes on without it");
+        }
+        self.publisher.publish(&mut self.batch);
+        self.publisher.settle();
     }
 
     fn waits_for_key(&mut self, key: bool) -> bool {
@@ -332,14 +371,25 @@ impl Feed {
     }
 
     fn is_settled(&self, now: Duration) -> bool {
-        let has = |kind| self.tracks.iter().any(|t| t.kind() == kind);
-        if has(MediaKind::Video) && has(MediaKind::Audio) {
+        if self.has(MediaKind::Video) && self.has(MediaKind::Audio) {
             return true;
         }
         let Some(first) = self.first_media else { return false };
-        let settled_ns = first.dts_ns + SETTLE_MEDIA_NS;
-        now.saturating_sub(first.at) >= SETTLE_WALL
-            || self.batch.last().is_some_and(|f| f.dts_ns() >= settled_ns)
+        let (wall, media) = match self.video_announced && !self.has(MediaKind::Video) {
+            true => (SETTLE_VIDEO, SETTLE_VIDEO),
+            false => (SETTLE_WALL, SETTLE_MEDIA),
+        };
+        now.saturating_sub(first.at) >= wall || self.held_media() >= media
+    }
+
+    /// The media that waits for the other track.
+    fn held_media(&self) -> Duration {
+        let from_ns = self.first_media.map_or(self.latest_ns, |first| first.dts_ns);
+        Duration::from_nanos(self.latest_ns.saturating_sub(from_ns))
+    }
+
+    fn has(&self, kind: MediaKind) -> bool {
+        self.tracks.iter().any(|t| t.kind() == kind)
     }
 }
 
@@ -359,3 +409,6 @@ fn with_size(
     caps_mut.set("height", height as i32);
     (caps, other)
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,6 +94,8 @@ pub struct Metadata {
     pub height: Option<u32>,
     /// Frames per second.
     pub frame_rate: Option<f64>,
+    /// It names a video codec (`videocodecid`), by number or by FourCC.
+    pub names_video: bool,
 }
 
 impl Metadata {
@@ -107,12 +109,16 @@ impl Metadata {
         let Some(object) = values.iter().find(|v| matches!(v, Value::Object(_))) else { return Ok(None) };
         let number = |key| amf::member(object, key).and_then(amf::as_number).filter(|n| n.is_finite());
         let pixels = |key| number(key).filter(|n| (1.0..=65_535.0).contains(n)).map(|n| n as u32);
+        let names_video = amf::member(object, "videocodecid").is_some_and(|id| {
+            amf::as_number(id).is_some_and(|n| n > 0.0) || amf::as_text(id).is_some_and(|t| !t.is_empty())
+        });
         let encoder = amf::member(object, "encoder").and_then(amf::as_text);
         Ok(Some(Self {
             encoder: encoder.map(|e| e.chars().take(128).collect()),
             width: pixels("width"),
             height: pixels("height"),
             frame_rate: number("framerate").filter(|&n| n > 0.0),
+            names_video,
         }))
     }
 }
@@ -284,6 +290,22 @@ mod tests {
             assert_eq!(Metadata::parse(&body).unwrap(), Some(want.clone()));
         }
         assert_eq!(Metadata::parse(&amf::encode(&[amf::text("onFI"), values()])).unwrap(), None);
+    }
+
+    #[test]
+    fn metadata_names_a_video_codec_by_number_or_fourcc() {
+        for (id, names_video) in [
+            (Value::Number(7.0), true),
+            (amf::text("hvc1"), true),
+            (Value::Number(0.0), false),
+            (Value::Number(f64::NAN), false),
+            (amf::text(""), false),
+            (Value::Null, false),
+        ] {
+            let body = amf::encode(&[amf::text("onMetaData"), amf::object([("videocodecid", id.clone())])]);
+            let metadata = Metadata::parse(&body).unwrap().unwrap();
+            assert_eq!(metadata.names_video, names_video, "{id:?}");
+        }
     }
 
     #[test]

@@ -102,17 +102,25 @@ impl fmt::Display for SourceId {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum SourceState {
-    Connecting,
+    /// The first connection, or another one after `failure`.
+    Connecting {
+        #[serde(flatten)]
+        failure: Option<Failure>,
+    },
     /// Media arrives.
-    Live {
-        since: DateTime<Utc>,
-    },
-    /// The last connection failed or ended for `reason`; `attempts` of them in a row.
+    Live { since: DateTime<Utc> },
     Waiting {
-        reason: String,
+        #[serde(flatten)]
+        failure: Failure,
         next_try: DateTime<Utc>,
-        attempts: u32,
     },
+}
+
+/// The last connection failed or ended for `reason`; `attempts` of them in a row.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Failure {
+    pub reason: String,
+    pub attempts: u32,
 }
 
 /// A source at one moment, as it is told outside.
@@ -131,4 +139,31 @@ pub struct SourceSnapshot {
     pub state: SourceState,
     /// The hub's stream, once the source has been connected; it stays while the source waits.
     pub session: Option<MediaSessionId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{json, to_value};
+
+    /// Once the reason was gone whenever an attempt was under way, up to 10 s of it against 1 s of waiting.
+    #[test]
+    fn an_attempt_after_a_failure_tells_why() {
+        let failure = Failure { reason: "cannot connect".into(), attempts: 3 };
+        let next_try = DateTime::UNIX_EPOCH;
+        for (state, want) in [
+            (SourceState::Connecting { failure: None }, json!({"state": "connecting"})),
+            (
+                SourceState::Connecting { failure: Some(failure.clone()) },
+                json!({"state": "connecting", "reason": "cannot connect", "attempts": 3}),
+            ),
+            (
+                SourceState::Waiting { failure, next_try },
+                json!({"state": "waiting", "reason": "cannot connect", "attempts": 3, "nextTry": next_try}),
+            ),
+            (SourceState::Live { since: next_try }, json!({"state": "live", "since": next_try})),
+        ] {
+            assert_eq!(to_value(&state).expect("JSON"), want);
+        }
+    }
 }

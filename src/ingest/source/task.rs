@@ -1,7 +1,8 @@
 //! The life of one source: connect, wait, connect again, until it is removed.
 
 use super::{
-    Pull, PullError, SourceId, SourceLimits, SourceSnapshot, SourceState, SourceUri, backoff::Backoff, reach,
+    Failure, Pull, PullError, SourceId, SourceLimits, SourceSnapshot, SourceState, SourceUri,
+    backoff::Backoff, reach,
 };
 use crate::{
     config::Transport,
@@ -50,7 +51,7 @@ pub(super) struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { told: SourceState::Connecting, live_from: None, stream: None }
+        Self { told: SourceState::Connecting { failure: None }, live_from: None, stream: None }
     }
 }
 
@@ -112,6 +113,7 @@ impl Source {
         if state.live_from.is_none() {
             state.live_from = Some(Instant::now());
             state.told = SourceState::Live { since: Utc::now() };
+            state.stream.iter().for_each(|stream| stream.set_away(false));
             drop(state);
             tracing::info!(source = %self.id, uri = %self.uri, "source is live");
         }
@@ -149,9 +151,17 @@ impl Source {
         }
     }
 
-    fn begin(&self) {
+    /// A connection begins, after `failure` of the one before.
+    fn begin(&self, failure: Option<Failure>) {
         let mut state = self.state();
-        (state.told, state.live_from) = (SourceState::Connecting, None);
+        (state.told, state.live_from) = (SourceState::Connecting { failure }, None);
+    }
+
+    /// The connection has ended; its stream waits for the next one.
+    fn away(&self, told: SourceState) {
+        let mut state = self.state();
+        state.stream.iter().for_each(|stream| stream.set_away(true));
+        state.told = told;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,8 +172,9 @@ impl Source {
 /// Runs the source until it is stopped.
 pub(super) async fn run(source: &Source, mut pull: impl Pull) {
     let mut backoff = Backoff::default();
+    let mut failure = None;
     loop {
-        source.begin();
+        source.begin(failure.take());
         let error = one_connection(source, &mut pull).await;
         if matches!(error, PullError::Stopped) {
             break;
@@ -176,7 +187,8 @@ pub(super) async fn run(source: &Source, mut pull: impl Pull) {
             wait.as_secs_f32()
         );
         let next_try = Utc::now() + TimeDelta::milliseconds(wait.as_millis() as i64);
-        source.state().told = SourceState::Waiting { reason, next_try, attempts };
+        let failed = failure.insert(Failure { reason, attempts }).clone();
+        source.away(SourceState::Waiting { failure: failed, next_try });
         tokio::select! {
             () = sleep(wait) => {}
             () = source.stopped() => break,

@@ -1,6 +1,6 @@
 //! Where a source is: its address for everyone, its user and password for its server only.
 
-use crate::ingest::percent_decoded;
+use crate::{config::CREDENTIALS_HINT, ingest::percent_decoded};
 use std::fmt;
 use url::{Host, Url};
 
@@ -31,7 +31,7 @@ const SECRET_KEYS: [&str; 15] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
-    #[error("it is no URL; write rtsp://HOST/PATH")]
+    #[error("it is no URL; write rtsp://USER:PASSWORD@HOST/PATH; {CREDENTIALS_HINT}")]
     NoUrl,
     #[error("it is longer than {MAX_URI_BYTES} bytes")]
     TooLong,
@@ -251,11 +251,16 @@ mod tests {
             ("camera.lan", UriError::NoUrl),
             ("rtsp:///x", UriError::Host),
             ("rtsp://a b/x", UriError::NoUrl),
+            ("rtsp://admin:hash#tag@camera.lan/x", UriError::NoUrl),
+            ("rtsp://admin:a/b@camera.lan/x", UriError::NoUrl),
+            ("rtsp://admin:a?b@camera.lan/x", UriError::NoUrl),
             ("rtsp://a%20b/x", UriError::Host),
         ];
         for (bad, error) in table {
             assert_eq!(SourceUri::parse(bad).map(|u| u.to_string()), Err(error), "{bad}");
         }
+        let told = UriError::NoUrl.to_string();
+        assert!(told.ends_with("# / ? @ : are written %23 %2F %3F %40 %3A"), "{told}");
     }
 
     #[test]
