@@ -112,9 +112,11 @@ fn a_codec_that_is_not_supported_is_named_and_costs_the_others_nothing() {
         let mut client = Client::publish(daemon.publish_options("live", name)).expect("accepted");
         send_all(&mut client, &messages).expect("sent");
         client.unpublish().expect("a good end");
-        let got = Probe::read(&file_of(&daemon.completed(name)));
+        let recording = daemon.completed(name);
+        let got = Probe::read(&file_of(&recording));
         assert_eq!(got.counts(), (enhanced.probe.video.len(), 0), "{name}");
         let told = format!("audio codec {words} is not supported; send AAC, Opus, MP3 or G.711");
+        assert_eq!(recording["degraded"], serde_json::json!([told]), "{name}");
         assert_eq!(daemon.log().matches(&told).count(), 1, "{told}");
     }
     // With nothing that can be used, the end says why.

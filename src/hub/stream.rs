@@ -69,7 +69,11 @@ struct State {
     origin: Option<DateTime<Utc>>,
     gaps: u64,
     packets_lost: u64,
+    left_out: Vec<String>,
 }
+
+/// Reasons of [`Stream::left_out`]: a publisher has a track or two that cannot be taken.
+const MAX_LEFT_OUT: usize = 8;
 
 /// A stream's numbers at one moment.
 #[derive(Clone, Debug)]
@@ -147,6 +151,11 @@ impl Stream {
         }
         state.subscribers.push(queue);
         Some(subscriber)
+    }
+
+    /// What the publisher sends and nobody gets, and why; each reason once.
+    pub fn left_out(&self) -> Vec<String> {
+        self.lock().left_out.clone()
     }
 
     /// Asks the publisher for a key frame soon; without effect where its protocol has no way to ask.
@@ -276,6 +285,14 @@ impl Publisher {
         state.gaps += 1;
         state.packets_lost += gap.packets;
         state.tell_all(&Item::Gap(gap));
+    }
+
+    /// A whole track cannot be taken, for `reason`. At most [`MAX_LEFT_OUT`] reasons are kept.
+    pub fn leave_out(&mut self, reason: String) {
+        let mut state = self.stream.lock();
+        if state.left_out.len() < MAX_LEFT_OUT && !state.left_out.contains(&reason) {
+            state.left_out.push(reason);
+        }
     }
 
     /// Ends the stream, once; its name is free when this returns.

@@ -61,6 +61,8 @@ pub(super) struct ClosedPart {
     pub started_at: DateTime<Utc>,
     pub gaps: Vec<Gap>,
     pub lost: PartLost,
+    /// What the stream had and the file has not.
+    pub left_out: Vec<String>,
 }
 
 /// A recording as it is now, for those who watch it.
@@ -255,13 +257,14 @@ impl Books {
 
 /// `None`: the part holds no frame and is gone. Blocks.
 fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Result<Option<Part>, String> {
-    let ClosedPart { writer, file, names, number, started_at, gaps, lost } = part;
+    let ClosedPart { writer, file, names, number, started_at, gaps, lost, left_out } = part;
     let path = file.path().to_owned();
     let failed = |e: &dyn std::fmt::Display| {
         let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
         format!("{} could not be finished; the {bytes} bytes in it stay as they are: {e}", path.display())
     };
-    let (written, muxed) = writer.finish();
+    let (mut written, muxed) = writer.finish();
+    written.degraded.extend(left_out);
     let empty = std::fs::metadata(file.path()).is_ok_and(|m| m.len() == 0);
     if empty || written.tracks.iter().all(|t| t.frames == 0) {
         library.storage().discard(file).map_err(|e| failed(&e))?;

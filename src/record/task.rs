@@ -357,6 +357,7 @@ impl Task {
             started_at: part.started_at,
             gaps: part.gaps,
             lost: part.lost,
+            left_out: self.stream.left_out(),
         })));
     }
 

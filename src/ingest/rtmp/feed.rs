@@ -190,6 +190,9 @@ impl Feed {
             self.faults_told += 1;
             let stream = &self.publisher.stream().announce().name;
             tracing::warn!(%stream, "a media message is left out; more of its kind are only counted: {fault}");
+            if fault.is_of_codec() {
+                self.publisher.leave_out(fault.to_string());
+            }
         }
         self.last_fault = Some(fault);
         false

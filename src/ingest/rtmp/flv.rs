@@ -39,6 +39,13 @@ pub enum FlvError {
     Config(#[from] CapsError),
 }
 
+impl FlvError {
+    /// Whether it concerns all messages of a track, because its codec is not supported.
+    pub fn is_of_codec(&self) -> bool {
+        matches!(self, Self::VideoCodec { .. } | Self::AudioCodec { .. } | Self::FourCc { .. })
+    }
+}
+
 fn in_words(four_cc: FourCc) -> &'static str {
     match &four_cc.0 {
         b"ac-3" => " (AC-3)",
