@@ -287,7 +287,7 @@ impl Publisher {
         state.tell_all(&Item::Gap(gap));
     }
 
-    /// A whole track cannot be taken, for `reason`. At most [`MAX_LEFT_OUT`] reasons are kept.
+    /// A whole track cannot be taken, for `reason`. At most 8 reasons are kept.
     pub fn leave_out(&mut self, reason: String) {
         let mut state = self.stream.lock();
         if state.left_out.len() < MAX_LEFT_OUT && !state.left_out.contains(&reason) {
