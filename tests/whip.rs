@@ -66,9 +66,11 @@ fn publishes(codec: Codec, container: &str, codecs: (&str, &str)) {
     assert_eq!(recording["container"], container);
     assert_eq!(recording["protocol"], "webrtc");
     assert_eq!(recording["roomName"], "court");
-    // On a busy machine a browser's packet of sound may be lost even here; a picture may not.
+    // One frame is what the acceptance allows on loopback. Two runs with both cores busy lost two and three packets, for
+    // a cause that was not found, so packets are printed and not bounded.
     println!("lost: {}", recording["lost"]);
-    assert!(recording["lost"]["frames"].as_u64() <= Some(1), "{recording:#}");
+    let lost = recording["lost"]["frames"].as_u64().expect("a count");
+    assert!(lost <= 1, "{recording:#}");
     assert_whole(&file_of(&recording), &sent, codecs);
     wait_until("the session is gone", SOON, || daemon.sessions().is_empty());
 }
