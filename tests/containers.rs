@@ -376,12 +376,13 @@ fn losses_are_summed_and_a_source_that_comes_back_stays_in_its_file() {
     publisher.publish(&mut frames);
     let lost = rest.drain(..30).count() as u64;
     let at_ms = ORIGIN_MS + 2000;
-    publisher.gap(Gap { kind: GapKind::PacketLoss, at_ms, by_ms: 1000, frames: lost, packets: 7 });
+    publisher.gap(Gap { kind: GapKind::PacketLoss, at_ms, by_ms: 1000, at: None, frames: lost, packets: 7 });
     publisher.publish(&mut rest);
     publisher.gap(Gap {
         kind: GapKind::Reconnect,
         at_ms: ORIGIN_MS + 4000,
         by_ms: 9000,
+        at: None,
         frames: 0,
         packets: 0,
     });

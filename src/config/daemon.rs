@@ -35,6 +35,7 @@ const KNOWN: &Known = &[
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
+const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -56,6 +57,8 @@ pub struct DaemonConfig {
     /// Streams that are pulled from the start on.
     pub sources: Vec<SourceConfig>,
     pub allow_sources: SourceRules,
+    /// How often what is being written is synced to the disk; zero: after each fragment.
+    pub sync_interval: Duration,
 }
 
 /// Port 0 picks a free port.
@@ -98,6 +101,12 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Pulled sources at the same time.
     pub max_sources: usize,
+    /// The longest pre-roll that a start may ask for: so much of the past is kept of streams that are not recorded.
+    pub preroll: Duration,
+    /// Memory of what is kept for pre-roll, of all streams together, bytes.
+    pub preroll_memory_bytes: u64,
+    /// A recording goes on in its next part when one has come to this: it bounds the memory an MP4's index takes.
+    pub max_part_duration: Duration,
 }
 
 impl Default for Listen {
@@ -120,6 +129,9 @@ impl Default for Limits {
             recorder_queue_bytes: 32 * MIB,
             connect_timeout: 15 * SECOND,
             max_sources: 1000,
+            preroll: 30 * SECOND,
+            preroll_memory_bytes: 64 * MIB,
+            max_part_duration: 12 * HOUR,
         }
     }
 }
@@ -188,6 +200,7 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         tls: ways_in::tls(settings, base),
         sources: ways_in::sources(settings, &allow_sources),
         allow_sources,
+        sync_interval: SYNC_INTERVAL,
     }
 }
 
@@ -216,6 +229,9 @@ fn limits(settings: &mut Settings) -> Limits {
         max_message_bytes: bytes("max_message_size", default.max_message_bytes, 64 * KIB..=16 * MIB),
         connect_timeout,
         max_sources,
+        preroll: default.preroll,
+        preroll_memory_bytes: default.preroll_memory_bytes,
+        max_part_duration: default.max_part_duration,
         recorder_queue_bytes: bytes("recorder_queue", default.recorder_queue_bytes, MIB..=4 * GIB),
     }
 }

@@ -14,7 +14,7 @@ mod ways_in;
 pub use daemon::{DaemonConfig, Limits, Listen, Paths};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
-pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
+pub use policy::{AudioRule, NameEncoding, NameRule, Policy, Rotation, RotationAlign, WebrtcRecording};
 pub use watch::{WatchError, Watcher, watch};
 pub use ways_in::{CREDENTIALS_HINT, HostRule, SourceConfig, SourceRules, Tls, Transport, Webrtc};
 

@@ -65,6 +65,30 @@ pub enum NameEncoding {
     Base64,
 }
 
+/// When a recording goes on in its next part: whichever limit is reached first. The part ends at the next key frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// Media time of a part.
+    pub duration: Option<Duration>,
+    /// Bytes of a part.
+    pub bytes: Option<u64>,
+}
+
+impl Rotation {
+    pub fn is_off(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Where the seams of a rotation by time lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationAlign {
+    /// Counted from the beginning of each part.
+    Start,
+    /// On the multiples of the duration since 1970-01-01 00:00 UTC.
+    Clock,
+}
+
 /// How the name of a file is made; `record::naming` applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameRule {
@@ -91,6 +115,12 @@ pub struct Policy {
     /// A recording that meets `max_errors` write errors within this time ends.
     pub error_interval: Duration,
     pub max_errors: u32,
+    pub rotation: Rotation,
+    pub rotation_align: RotationAlign,
+    /// How much from before its start a recording has that is asked for.
+    pub preroll: Duration,
+    /// How long a recording waits for a publisher that is gone to come back; zero: not at all.
+    pub resume_window: Duration,
 }
 
 impl Default for Policy {
@@ -110,6 +140,10 @@ impl Default for Policy {
             hook_script: Some(PathBuf::from(DEFAULT_HOOK)),
             error_interval: Duration::from_secs(60 * 60),
             max_errors: 3,
+            rotation: Rotation::default(),
+            rotation_align: RotationAlign::Start,
+            preroll: Duration::ZERO,
+            resume_window: Duration::ZERO,
         }
     }
 }
@@ -161,6 +195,10 @@ fn read(text: &str, file: &Path, mut problems: Vec<Problem>) -> Loaded<Policy> {
         max_errors: settings.get("file_recorder_max_errors_per_interval", default.max_errors, |v| {
             number(v, 1..=1_000_000, "errors")
         }),
+        rotation: default.rotation,
+        rotation_align: default.rotation_align,
+        preroll: default.preroll,
+        resume_window: default.resume_window,
     };
     outcome(policy, settings.problems)
 }

@@ -351,7 +351,15 @@ impl Control {
         let session = stream.id();
         let hook = rules.policy.hook_in(&self.inner.facts.hooks);
         let (policy, templates) = (rules.policy.clone(), rules.templates.clone());
-        let running = self.inner.recorder.start(Order { stream, subscriber, policy, templates, hook });
+        let running = self.inner.recorder.start(Order {
+            stream,
+            subscriber,
+            policy,
+            templates,
+            hook,
+            max_part_duration: Duration::from_secs(12 * 60 * 60),
+            degraded: Vec::new(),
+        });
         active.insert(session, Active { running: running.clone(), stopping: false });
         let (control, mut watched) = (self.clone(), running.clone());
         tokio::spawn(async move {

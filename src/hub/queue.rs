@@ -176,6 +176,7 @@ impl Overflow {
             kind: GapKind::Overflow,
             at_ms: self.from_ns / 1_000_000,
             by_ms: (until_ns.saturating_sub(self.from_ns) / 1_000_000) as i64,
+            at: None,
             frames: self.frames - 1,
             packets: 0,
         }

@@ -16,7 +16,7 @@ fn result(exit: i32, attempts: u32) -> HookResult {
 }
 
 fn lost() -> Lost {
-    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, frames: 3, packets: 0 };
+    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, at: None, frames: 3, packets: 0 };
     Lost { packets: 4, frames: 5, gaps: vec![gap] }
 }
 
@@ -64,7 +64,7 @@ async fn a_catalog_of_the_first_version_goes_on() {
     of_the_first_version(dir.path()).await;
     let library = reopen(&dir).await;
     let [old] = &library.list(&Filter::default()).await.unwrap().items[..] else { panic!("one recording") };
-    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, frames: 2, packets: 0 };
+    let gap = Gap { kind: GapKind::Overflow, at_ms: 1, by_ms: 2, at: None, frames: 2, packets: 0 };
     assert_eq!(old.lost, Lost { packets: 0, frames: 2, gaps: vec![gap.clone()] });
     let [first] = &old.parts[..] else { panic!("{old:?}") };
     assert_eq!(

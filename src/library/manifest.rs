@@ -165,8 +165,14 @@ mod tests {
     fn sample() -> Manifest {
         let mut part = testing::part(2);
         part.hook = None;
-        part.gaps =
-            vec![Gap { kind: crate::media::GapKind::Overflow, at_ms: 5, by_ms: -3, frames: 2, packets: 0 }];
+        part.gaps = vec![Gap {
+            kind: crate::media::GapKind::Overflow,
+            at_ms: 5,
+            by_ms: -3,
+            at: None,
+            frames: 2,
+            packets: 0,
+        }];
         Manifest::new(Identity::from(&testing::recording(0)), part)
     }
 

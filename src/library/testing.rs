@@ -69,7 +69,14 @@ pub fn part(number: u32) -> Part {
         audio: Some(AudioPart { codec: "aac".into(), rate: Some(48_000), channels: Some(2), frames: 94 }),
         hook: None,
         poster: None,
-        gaps: vec![Gap { kind: GapKind::TimestampJump, at_ms: 7, by_ms: -9, frames: 0, packets: 0 }],
+        gaps: vec![Gap {
+            kind: GapKind::TimestampJump,
+            at_ms: 7,
+            by_ms: -9,
+            at: None,
+            frames: 0,
+            packets: 0,
+        }],
         lost: PartLost { packets: 3, frames: 1 },
         degraded: vec!["no sound".into()],
     }

@@ -1,3 +1,4 @@
+use chrono::{DateTime, Utc};
 use gstreamer as gst;
 
 /// Index of a track within its stream's [`Tracks`](super::Tracks).
@@ -39,6 +40,19 @@ impl Frame {
     pub fn pts_ns(&self) -> u64 {
         self.buffer.pts().or(self.buffer.dts()).map_or(0, gst::ClockTime::nseconds)
     }
+
+    /// The same access unit `by_ns` later (negative: earlier). The payload stays shared; a time before 0 becomes 0.
+    pub fn shifted(&self, by_ns: i64) -> Self {
+        let moved = |time: gst::ClockTime| {
+            gst::ClockTime::from_nseconds(time.nseconds().saturating_add_signed(by_ns))
+        };
+        let mut buffer = self.buffer.clone();
+        let (pts, dts) = (buffer.pts().map(moved), buffer.dts().map(moved));
+        let unit = buffer.make_mut();
+        unit.set_pts(pts);
+        unit.set_dts(dts);
+        Self { track: self.track, buffer }
+    }
 }
 
 /// Why media is missing, or why its timeline is not the sender's.
@@ -53,6 +67,10 @@ pub enum GapKind {
     PacketLoss,
     /// The source was away and came back; the recording's timeline goes on without the time between.
     Reconnect,
+    /// The recording was paused; its timeline goes on without the time between.
+    Pause,
+    /// The recording went over to another stream; its timeline goes on.
+    Switch,
 }
 
 /// One irregularity of a recording, as told in the manifest (`lost.gaps[]`).
@@ -63,9 +81,12 @@ pub struct Gap {
     /// Where it is, ms of the stream's running time (in a manifest: of the file's media time).
     pub at_ms: u64,
     /// Length: for a jump how far the sender's clock moved (negative: back), for an overflow or packet loss the media
-    /// time left out, for a reconnect the wall time without media.
+    /// time left out, for the others the wall time without media.
     pub by_ms: i64,
-    /// Access units left out, as far as known; 0 for a jump and a reconnect.
+    /// Wall-clock time at which it begins; `None` where a publisher tells it: the recording knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
+    /// Access units left out, as far as known; 0 for a jump, a reconnect, a pause and a switch.
     pub frames: u64,
     /// Packets lost; 0 but for packet loss.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -88,6 +88,7 @@ impl Timeline {
                     kind: GapKind::TimestampJump,
                     at_ms: (out_ns / NS_PER_MS) as u64,
                     by_ms: wanted_ns.saturating_sub(out_ns) / NS_PER_MS,
+                    at: None,
                     frames: 0,
                     packets: 0,
                 };

@@ -71,8 +71,18 @@ pub struct Progress {
     pub recording: Recording,
     /// File name of the part under way, or of the last one.
     pub file_name: Option<String>,
+    /// Parts that have begun.
+    pub parts_opened: u32,
+    /// How often the recording has gone over to another stream.
+    pub sources_joined: u32,
     /// Every part is finished (or failed) and the catalog knows.
     pub done: bool,
+}
+
+impl Progress {
+    pub(super) fn begin(recording: Recording) -> Self {
+        Self { recording, file_name: None, parts_opened: 0, sources_joined: 0, done: false }
+    }
 }
 
 /// What all recordings have come to since the start.
@@ -145,7 +155,10 @@ impl Books {
     }
 
     async fn opened(&self, name: String, number: u32, path: &std::path::Path) {
-        self.progress.send_modify(|p| p.file_name = Some(name));
+        self.progress.send_modify(|p| {
+            p.file_name = Some(name);
+            p.parts_opened = number;
+        });
         let recording = self.progress.borrow().recording.clone();
         log_failure(
             &recording,

@@ -16,6 +16,7 @@ mod writer;
 
 pub use books::{Progress, Totals};
 pub use salvage::make_whole;
+pub use task::{Refusal, Source};
 
 use crate::{
     config::Policy,
@@ -34,7 +35,7 @@ use std::{
     },
     time::Duration,
 };
-use task::Task;
+use task::{Refused, Request, Task};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -46,7 +47,14 @@ pub struct Order {
     pub templates: Arc<Templates>,
     /// Absolute path of the hook script.
     pub hook: Option<PathBuf>,
+    /// A part that comes to this goes on in the next one, also without a rotation.
+    pub max_part_duration: Duration,
+    /// Why the recording is less than what was asked for, from its beginning on.
+    pub degraded: Vec<String>,
 }
+
+/// How long a split, a resume or a switch waits for the key frame it takes effect at before it is answered.
+const EFFECT_WAIT: Duration = Duration::from_secs(2);
 
 /// Starts recordings and knows when all of them are done.
 pub struct Recorder {
@@ -83,7 +91,7 @@ impl Recorder {
         let recording = new_recording(&order);
         let id = recording.id;
         let started = recording.clone();
-        let (progress, watcher) = watch::channel(Progress { recording, file_name: None, done: false });
+        let (progress, watcher) = watch::channel(Progress::begin(recording));
         #[expect(
             clippy::disallowed_methods,
             reason = "an entry per event of a recording's life, never per frame"
@@ -138,6 +146,53 @@ impl Running {
         self.waker.stop(self.id);
     }
 
+    /// Ends the part under way at the next key frame, which begins the next one. Answers when that is being written, or
+    /// after 2 s.
+    pub async fn split(&mut self) -> Result<Recording, Refusal> {
+        let before = self.progress.borrow().parts_opened;
+        self.ask(Request::Split).await?;
+        Ok(self.effect(|p| p.parts_opened > before).await)
+    }
+
+    /// Leaves out what comes from now on; the part under way stays open.
+    pub async fn pause(&mut self) -> Result<Recording, Refusal> {
+        self.ask(Request::Pause).await?;
+        Ok(self.effect(|p| p.recording.status >= Status::Paused).await)
+    }
+
+    /// Goes on at the next key frame. Answers when it does, or after 2 s.
+    pub async fn resume(&mut self) -> Result<Recording, Refusal> {
+        self.ask(Request::Resume).await?;
+        Ok(self.effect(|p| p.recording.status != Status::Paused).await)
+    }
+
+    /// Goes on with another stream, at its next key frame. Answers when it does, or after 2 s.
+    pub async fn switch(&mut self, source: Source) -> Result<Recording, Refusal> {
+        let before = self.progress.borrow().sources_joined;
+        self.ask(Request::Switch(source)).await?;
+        Ok(self.effect(|p| p.sources_joined > before).await)
+    }
+
+    /// Goes on with the stream of a publisher who has come back. Where the recording does not wait for one, the stream is
+    /// handed back.
+    pub async fn rejoin(&self, source: Source) -> Result<(), Source> {
+        match self.waker.ask(self.id, Request::Return(source)).await {
+            Err(Refused { request: Request::Return(source), .. }) => Err(source),
+            _ => Ok(()),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), Refusal> {
+        self.waker.ask(self.id, request).await.map_err(|refused| refused.why)
+    }
+
+    async fn effect(&mut self, seen: impl Fn(&Progress) -> bool) -> Recording {
+        let wait = self.progress.wait_for(|p| p.done || seen(p));
+        // What has not taken effect yet will; what was asked for is answered as it is now.
+        let _ = tokio::time::timeout(EFFECT_WAIT, wait).await;
+        self.progress.borrow().recording.clone()
+    }
+
     pub fn progress(&self) -> Progress {
         self.progress.borrow().clone()
     }
@@ -171,7 +226,7 @@ fn new_recording(order: &Order) -> Recording {
     Recording {
         id: RecordingId::random(),
         status: Status::Starting,
-        degraded: Vec::new(),
+        degraded: order.degraded.clone(),
         room_name: announce.room.to_string(),
         room_id: announce.room.to_string(),
         stream_name: announce.name.to_string(),

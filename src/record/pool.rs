@@ -1,18 +1,19 @@
 //! The writer threads: a few, however many recordings there are. Each wakes on a common tick and writes what
 //! its recordings have gathered, so that a recording costs no thread and no wake-up of its own.
 
-use super::task::Task;
+use super::task::{Refused, Request, Task};
 use crate::library::RecordingId;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use tokio::sync::oneshot;
 
 /// How often recordings are written. With it come batches of 250 ms, which cost a third of writing frame by
 /// frame, and at most as much loss when the process is killed.
@@ -23,6 +24,7 @@ enum Command {
     Attach(Box<Task>),
     Stop(RecordingId),
     Poll(RecordingId),
+    Ask(RecordingId, Request, oneshot::Sender<Result<(), Refused>>),
     Quit,
 }
 
@@ -48,6 +50,16 @@ impl Waker {
 
     pub fn stop(&self, id: RecordingId) {
         let _ = self.0.send(Command::Stop(id));
+    }
+
+    /// Has one recording do something; answers when it has, or will at its next key frame.
+    pub async fn ask(&self, id: RecordingId, request: Request) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(SendError(Command::Ask(_, request, _))) = self.0.send(Command::Ask(id, request, reply)) {
+            return Err(Refused::over(request));
+        }
+        // A reply that never comes is a fault of ours that ended the recording; it was logged.
+        answer.await.unwrap_or_else(|_| Err(Refused::over(Request::Split)))
     }
 }
 
@@ -127,6 +139,7 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
                 task.stop(now());
                 false
             }),
+            Ok(Command::Ask(id, request, reply)) => ask(&mut tasks, id, request, reply, now()),
             Ok(Command::Poll(id)) => with(&mut tasks, id, |task| task.poll(now())),
             Ok(Command::Quit) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
@@ -134,6 +147,24 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
         counter.fetch_sub(counted - tasks.len(), Ordering::Relaxed);
         counted = tasks.len();
     }
+}
+
+fn ask(
+    tasks: &mut Vec<Task>,
+    id: RecordingId,
+    request: Request,
+    reply: oneshot::Sender<Result<(), Refused>>,
+    now: Duration,
+) {
+    if !tasks.iter().any(|t| t.id == id) {
+        // Who asked may have gone.
+        let _ = reply.send(Err(Refused::over(request)));
+        return;
+    }
+    with(tasks, id, |task| {
+        let _ = reply.send(task.ask(request, now));
+        task.poll(now)
+    });
 }
 
 fn with(tasks: &mut Vec<Task>, id: RecordingId, act: impl FnOnce(&mut Task) -> bool) {

@@ -31,6 +31,48 @@ const MAX_HELD: usize = 1_000;
 /// Audio kept while waiting for a video key frame: the newest second of it.
 const HELD_AUDIO_NS: u64 = 1_000_000_000;
 
+/// Where access units come from.
+pub struct Source {
+    pub stream: Arc<Stream>,
+    pub subscriber: Subscriber,
+}
+
+/// What a recording under way can be asked for.
+pub(super) enum Request {
+    Split,
+    Pause,
+    Resume,
+    Switch(Source),
+    /// The publisher has come back, as this stream.
+    Return(Source),
+}
+
+/// Why a recording does not do what it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the recording has ended")]
+    Over,
+    #[error("the recording has not begun: no frame is in a file yet")]
+    NotBegun,
+    #[error("the recording is paused; resume it first")]
+    Paused,
+    #[error("the recording is not paused")]
+    NotPaused,
+    #[error("the recording waits for no publisher")]
+    NotAway,
+}
+
+pub(super) struct Refused {
+    pub why: Refusal,
+    pub request: Request,
+}
+
+impl Refused {
+    pub fn over(request: Request) -> Self {
+        Self { why: Refusal::Over, request }
+    }
+}
+
 /// One recording under way. Lives on a writer thread, which polls it a few times a second.
 pub(super) struct Task {
     pub id: RecordingId,
@@ -155,6 +197,10 @@ impl Task {
     pub fn stop(&mut self, now: Duration) {
         self.poll(now);
         self.input(Input::Stop, None, now);
+    }
+
+    pub fn ask(&mut self, request: Request, _now: Duration) -> Result<(), Refused> {
+        Err(Refused { why: Refusal::NotBegun, request })
     }
 
     fn take(&mut self, item: Item, now: Duration) {

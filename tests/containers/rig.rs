@@ -207,8 +207,15 @@ impl Rig {
         let Publishing { stream, from_start } = publishing.blocking_recv().expect("told");
         assert!(!publisher.take_key_frame_request());
         let (policy, templates) = (self.policy.clone(), self.templates.clone());
-        let running =
-            self.recorder.start(Order { stream, subscriber: from_start, policy, templates, hook: None });
+        let running = self.recorder.start(Order {
+            stream,
+            subscriber: from_start,
+            policy,
+            templates,
+            hook: None,
+            max_part_duration: Duration::from_secs(12 * 60 * 60),
+            degraded: Vec::new(),
+        });
         assert!(publisher.take_key_frame_request(), "a recording that starts asks for a key frame");
         (publisher, running)
     }

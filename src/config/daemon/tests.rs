@@ -84,6 +84,7 @@ fn each_key_sets_its_field() {
         recorder_queue_bytes: 1536 * MIB,
         connect_timeout: 20 * SECOND,
         max_sources: 7,
+        ..Limits::default()
     };
     assert_eq!(config.limits, expected);
 }

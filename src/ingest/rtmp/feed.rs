@@ -336,7 +336,7 @@ impl Feed {
 
     fn tell(&mut self, kind: GapKind, at_ns: u64, by_ms: i64, frames: u64) {
         self.publisher.publish(&mut self.batch);
-        self.publisher.gap(Gap { kind, at_ms: at_ns / 1_000_000, by_ms, frames, packets: 0 });
+        self.publisher.gap(Gap { kind, at_ms: at_ns / 1_000_000, by_ms, at: None, frames, packets: 0 });
     }
 
     /// An AAC access unit has 1024 samples, G.711 a byte per sample; other codecs do not say.

@@ -211,6 +211,7 @@ impl Output {
             kind: GapKind::PacketLoss,
             at_ms: losses.at_ns / 1_000_000,
             by_ms: (losses.by_ns / 1_000_000) as i64,
+            at: None,
             frames: losses.loss.frames,
             packets: losses.loss.packets,
         });
@@ -228,7 +229,7 @@ impl Output {
         self.resuming = true;
         let by_ms = i64::try_from(away.as_millis()).unwrap_or(i64::MAX);
         let at_ms = at_ns / 1_000_000;
-        self.gap(Gap { kind: GapKind::Reconnect, at_ms, by_ms, frames: 0, packets: 0 });
+        self.gap(Gap { kind: GapKind::Reconnect, at_ms, by_ms, at: None, frames: 0, packets: 0 });
         for slot in &mut self.slots {
             slot.dts = Dts::new();
         }

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    sync::mpsc::channel,
+    sync::mpsc::{RecvTimeoutError, channel},
     thread,
     time::Duration,
 };
@@ -191,8 +191,18 @@ struct Driver {
     profile: TempDir,
 }
 
+/// chromedriver takes a free port for IPv4 and asks for the same one for IPv6: where a test beside this one has that, it
+/// ends again at once.
+const DRIVER_ATTEMPTS: usize = 10;
+
 impl Driver {
     fn start() -> Self {
+        let started = (0..DRIVER_ATTEMPTS).find_map(|_| Self::try_start());
+        started.unwrap_or_else(|| panic!("chromedriver ended {DRIVER_ATTEMPTS} times before it had a port"))
+    }
+
+    /// `None` when it ended before it had a port.
+    fn try_start() -> Option<Self> {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -206,8 +216,14 @@ impl Driver {
                 }
             }
         });
-        let port = receiver.recv_timeout(DEADLINE).expect("chromedriver starts").expect("its port");
-        Self { child, port, profile: TempDir::with_prefix("reeld-browser-").expect("a folder") }
+        let profile = TempDir::with_prefix("reeld-browser-").expect("a folder");
+        let mut driver = Self { child, port: 0, profile };
+        match receiver.recv_timeout(DEADLINE) {
+            Ok(port) => driver.port = port.expect("its port"),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => panic!("chromedriver does not start"),
+        }
+        Some(driver)
     }
 
     fn kill(&mut self) {

@@ -287,7 +287,7 @@ fn after_a_loss_video_goes_on_with_a_key_frame_that_is_asked_for() {
     let video = house.frames(MediaKind::Video);
     assert_eq!(numbers(&video), (0..40).chain(50..60).collect::<Vec<_>>());
     let at_ms = video[39].pts_ns() / 1_000_000 + 40;
-    let gap = Gap { kind: GapKind::PacketLoss, at_ms, by_ms: 400, frames: 10, packets: 1 };
+    let gap = Gap { kind: GapKind::PacketLoss, at_ms, by_ms: 400, at: None, frames: 10, packets: 1 };
     assert_eq!(house.gaps(), [gap]);
     let told = house.got.iter().position(|i| matches!(i, Item::Gap(_))).expect("told");
     let key = house.got.iter().position(|i| matches!(i, Item::Frame(f) if f.pts_ns() == video[40].pts_ns()));
@@ -362,7 +362,8 @@ fn a_source_that_comes_back_goes_on_where_it_was() {
     assert_eq!(video.len(), 110);
     assert!(pts_ns(&video).windows(2).all(|w| (39_999_998..=41_000_000).contains(&(w[1] - w[0]))));
     let gap = &house.gaps()[..];
-    let [Gap { kind: GapKind::Reconnect, at_ms, by_ms: 58_020, frames: 0, packets: 0 }] = gap else {
+    let [Gap { kind: GapKind::Reconnect, at_ms, by_ms: 58_020, at: None, frames: 0, packets: 0 }] = gap
+    else {
         panic!("{gap:?}");
     };
     assert_eq!(*at_ms, 12_000);
