@@ -287,4 +287,17 @@ mod tests {
         subscriber.queue().push_item(Item::End(EndReason::Unpublished));
         assert_eq!(calls.load(Ordering::Relaxed), 2);
     }
+
+    #[test]
+    fn what_it_begins_with_counts_nothing_even_when_other_tracks_take_its_place() {
+        let tracks = [av_tracks(), with_video_caps("video/x-h264,width=640")];
+        let first = VecDeque::from([Item::Tracks(tracks[0].clone())]);
+        let subscriber = Subscriber::new(tracks[1].cost_bytes() + 2 * SIZE, first);
+        let queue = subscriber.queue();
+        queue.push_item(Item::Tracks(tracks[1].clone()));
+        for ms in 0..3 {
+            queue.push_frame(&sized(V, ms, ms == 0), true, true);
+        }
+        assert_eq!(drain(&subscriber), ["tracks", "0:0", "0:1"]);
+    }
 }
