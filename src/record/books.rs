@@ -7,6 +7,7 @@ use super::{
     writer::{Writer, Written},
 };
 use crate::{
+    hub::Stream,
     library::{
         AudioPart, DeliveryKind, DeliveryState, FinishedFile, HookJob, Identity, Library, LibraryError,
         Manifest, Part, PartDelivery, PartFile, PartLost, Recording, Status, VideoPart,
@@ -48,8 +49,8 @@ pub(super) enum Entry {
     Paused,
     /// Frames are written again after a time that was left out.
     WentOn,
-    /// They come from another stream now.
-    Joined,
+    /// They come from this stream now.
+    Joined(Arc<Stream>),
     /// A part has all its frames; its file is to be made whole.
     Closed(Box<ClosedPart>),
     /// No more frames will be written.
@@ -74,9 +75,11 @@ pub(super) struct ClosedPart {
 }
 
 /// A recording as it is now, for those who watch it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Progress {
     pub recording: Recording,
+    /// What is recorded now: another one after a switch, or when the publisher came back.
+    pub stream: Arc<Stream>,
     /// File name of the part under way, or of the last one.
     pub file_name: Option<String>,
     /// Parts that have begun.
@@ -88,8 +91,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn begin(recording: Recording) -> Self {
-        Self { recording, file_name: None, parts_opened: 0, sources_joined: 0, done: false }
+    pub(super) fn begin(recording: Recording, stream: Arc<Stream>) -> Self {
+        Self { recording, stream, file_name: None, parts_opened: 0, sources_joined: 0, done: false }
     }
 }
 
@@ -175,7 +178,10 @@ impl Books {
                 }),
                 Entry::Paused => self.set_status(Status::Paused).await,
                 Entry::WentOn => self.set_status(Status::Recording).await,
-                Entry::Joined => self.progress.send_modify(|p| p.sources_joined += 1),
+                Entry::Joined(stream) => self.progress.send_modify(|p| {
+                    p.stream = stream;
+                    p.sources_joined += 1;
+                }),
                 Entry::Ending => self.advance(Status::Finalizing).await,
                 Entry::Closed(part) => finishing.next(self.clone(), *part),
                 Entry::Ended { error, trouble } => return (error, trouble),
