@@ -258,8 +258,9 @@ impl Control {
     fn freshen(&self, recording: &mut Recording) {
         let active = self.active();
         if let Some(now) = active.get(recording.id).filter(|_| !recording.status.is_final()) {
+            let progress = now.running.progress().recording;
             recording.duration_ms = now.running.media_ms();
-            recording.lost = now.running.progress().recording.lost;
+            (recording.status, recording.lost) = (progress.status, progress.lost);
         }
     }
 
