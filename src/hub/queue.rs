@@ -70,6 +70,15 @@ impl Subscriber {
         }
     }
 
+    /// Decoding time of the first access unit that waits, ns of the stream's running time.
+    pub fn first_frame_ns(&self) -> Option<u64> {
+        let state = self.queue.lock();
+        state.items.iter().find_map(|item| match item {
+            Item::Frame(frame) => Some(frame.dts_ns()),
+            _ => None,
+        })
+    }
+
     /// `call` runs on the publisher's thread when the stream ends or the queue is half full; it must not block.
     /// Only the first call counts.
     pub fn on_attention(&self, call: impl Fn() + Send + Sync + 'static) {
