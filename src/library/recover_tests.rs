@@ -22,7 +22,7 @@ async fn write_part(library: &Library, of: &Recording, number: u32, stem: &str) 
     let names = |n| if n == 1 { stem.to_owned() } else { format!("{stem}_{n}") };
     let file = library.storage().reserve(names, "mp4").unwrap();
     fs::write(file.path(), "frames").unwrap();
-    library.begin_part(&of.id, number, file.path()).await.unwrap();
+    library.begin_part(&of.id, number, file.path(), Utc::now()).await.unwrap();
     file
 }
 
@@ -240,7 +240,7 @@ async fn what_cannot_be_recovered_keeps_nothing_else_back() {
     let interrupted = next.interrupted().await.unwrap();
     // What begins now is not among them.
     let new = recording_in(&next, Status::Recording).await;
-    let found = next.recover(interrupted, Some(hook()), make_whole).await.unwrap();
+    let found = next.recover(interrupted, Some(hook()), make_whole, |_| Ok(None)).await.unwrap();
     let mut ended: Vec<_> = found.iter().map(|r| (r.id, r.status)).collect();
     ended.sort_by_key(|(id, _)| *id == good.id);
     assert_eq!(ended, [(broken.id, Status::Failed), (good.id, Status::Completed)]);
