@@ -45,14 +45,13 @@ impl Library {
                 "the catalog is new: entering the files from their manifests"
             );
         }
-        // Of those that an earlier catalog had, their hooks have run as far as anybody knows.
-        let owed = hook.filter(|_| !rebuilt);
-        let mut entered = self.enter_whole(&whole, owed).await?;
-        if rebuilt && entered.parts > 0 && hook.is_some() {
-            tracing::warn!(
-                files = entered.parts,
-                "hooks are not run again for files entered into a new catalog"
-            );
+        // Of those that an earlier catalog had, hooks have run as far as anybody knows, but for those it still owed.
+        let owed = self.owed().await?;
+        let owes = |found: &Found| !rebuilt || owed.contains(&(found.identity.id, found.part.number));
+        let mut entered = self.enter_whole(&whole, rebuilt, hook, owes).await?;
+        if rebuilt && hook.is_some() && entered.parts > entered.hooks {
+            let files = entered.parts - entered.hooks;
+            tracing::warn!(files, "hooks are not run again for files entered into a new catalog");
         }
         let (renamed, parts) = self
             .beside(move |storage| {

@@ -4,7 +4,8 @@ use super::{
     HookJob, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
     Storage,
     catalog::{
-        from_json, get, insert_part, insert_recording, path_text, recording_of, time_of, to_json, to_sql,
+        from_json, get, id_of, insert_part, insert_recording, path_text, recording_of, time_of, to_json,
+        to_sql,
     },
     outbox, sql,
     storage::{io_error, measure, rename_new},
@@ -13,7 +14,7 @@ use crate::media::{Gap, GapKind};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::SqliteConnection;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     fs::{self, File},
     path::{Path, PathBuf},
 };
@@ -55,23 +56,27 @@ impl Entered {
 }
 
 impl Library {
-    /// Enters the files `names`, which have their manifests beside them; with `hook`, those get their hook that it
-    /// is not known to have run for. Files that were copied or renamed come last, so that the one that has
-    /// its own name is the part.
+    /// Enters the files `names`, which have their manifests beside them, each with `hook` when it is one of `owes`. Files
+    /// that were copied or renamed come last, so that the one that has its own name is the part. A file of
+    /// another size than its manifest tells is entered into a `rebuilt` catalog only: the one before may have had it.
     pub(super) async fn enter_whole(
         &self,
         names: &[String],
+        rebuilt: bool,
         hook: Option<&HookJob>,
+        owes: impl Fn(&Found) -> bool,
     ) -> Result<Entered, LibraryError> {
         let mut entered = Entered::default();
         let mut renamed = Vec::new();
         for batch in names.chunks(BATCH) {
             let (folder, batch) = (self.storage().folder().to_path_buf(), batch.to_vec());
-            let read = tokio::task::spawn_blocking(move || read_manifests(&folder, &batch)).await;
+            let read = tokio::task::spawn_blocking(move || read_manifests(&folder, &batch, rebuilt)).await;
             let failed = |e| io_error("cannot search", self.storage().folder())(std::io::Error::other(e));
+            let mut found = read.map_err(failed)?;
+            found.iter_mut().for_each(|(_, found)| found.hook = owes(found));
             let (other, found): (Vec<_>, Vec<_>) =
-                read.map_err(failed)?.into_iter().partition(|(name, f)| *name != f.part.name);
-            entered.add(self.enter(found.into_iter().map(|(_, f)| f).collect(), hook).await?);
+                found.into_iter().partition(|(name, found)| *name != found.part.name);
+            entered.add(self.enter(found.into_iter().map(|(_, found)| found).collect(), hook).await?);
             renamed.extend(other.into_iter().map(|(name, found)| under_its_name(name, found)));
         }
         for batch in renamed.chunks(BATCH) {
@@ -86,11 +91,20 @@ impl Library {
         row.fetch_one(self.readers()).await.map_err(sql("read whether it is new"))
     }
 
+    /// Parts whose hooks the damaged catalog before this one still owed.
+    pub(super) async fn owed(&self) -> Result<HashSet<(RecordingId, u32)>, LibraryError> {
+        let rows = sqlx::query("SELECT recording_id, part FROM owed").fetch_all(self.readers()).await;
+        let rows = rows.map_err(sql("read which hooks are still to run"))?;
+        rows.iter().map(|row| Ok((id_of(row, "recording_id")?, get(row, "part")?))).collect()
+    }
+
     /// Every file of before is entered.
     pub(super) async fn rebuilt(&self) -> Result<(), LibraryError> {
         const WHAT: &str = "note that it is filled";
         let mut tx = self.write(WHAT).await?;
-        sqlx::query("DELETE FROM rebuild").execute(&mut *tx).await.map_err(sql(WHAT))?;
+        for table in ["DELETE FROM rebuild", "DELETE FROM owed"] {
+            sqlx::query(table).execute(&mut *tx).await.map_err(sql(WHAT))?;
+        }
         tx.commit().await.map_err(sql(WHAT))
     }
 
@@ -236,7 +250,8 @@ async fn sum_up(tx: &mut SqliteConnection, id: &RecordingId, what: &'static str)
     .await
     .map_err(sql(what))?;
 
-    let (mut size, mut duration_ms, mut ended_at) = (0_u64, 0_u64, recording.ended_at);
+    let (mut size, mut duration_ms) = (0_u64, 0_u64);
+    let mut ended_at = recording.ended_at.max(Some(recording.started_at));
     let mut lost = Lost::default();
     for row in &rows {
         let part_ms = get::<i64>(row, "duration_ms")?.unsigned_abs();
@@ -278,11 +293,11 @@ fn end_of(started_at: DateTime<Utc>, duration_ms: u64, gaps: &[Gap]) -> Option<D
 }
 
 /// The manifests of `names`, each with the name its file has. What cannot be read is logged and left out. Blocks.
-fn read_manifests(folder: &Path, names: &[String]) -> Vec<(String, Found)> {
-    let read = |name: &String| match read_manifest(folder, name) {
+fn read_manifests(folder: &Path, names: &[String], any_size: bool) -> Vec<(String, Found)> {
+    let read = |name: &String| match read_manifest(folder, name, any_size) {
         Ok(found) => Some((name.clone(), found)),
         Err(error) => {
-            tracing::warn!(file = name, error, "is not entered: its manifest does not say what it is");
+            tracing::warn!(file = name, error, "is not entered");
             None
         }
     };
@@ -290,18 +305,17 @@ fn read_manifests(folder: &Path, names: &[String]) -> Vec<(String, Found)> {
 }
 
 /// The path is the one beside the manifest, whatever the manifest says.
-fn read_manifest(folder: &Path, name: &str) -> Result<Found, String> {
+fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, String> {
     let file = folder.join(name);
     let Manifest { recording, recovered, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;
     let size = fs::symlink_metadata(&file).map_err(|e| e.to_string())?.len();
     if size != part.size {
-        tracing::warn!(
-            file = name,
-            size,
-            expected = part.size,
-            "is not as its manifest says; see reeld verify"
-        );
+        let differs = format!("it has {size} bytes, and {} by its manifest", part.size);
+        if !any_size {
+            return Err(differs);
+        }
+        tracing::warn!(file = name, "entered as its manifest tells, but {differs}");
     }
     part.file = file;
     part.hook = None;
@@ -341,7 +355,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     let file = storage.folder().join(name);
     if fs::symlink_metadata(&file).is_ok() {
         // It has its name by now.
-        return read_manifest(storage.folder(), name).map(Some);
+        return read_manifest(storage.folder(), name, false).map(Some);
     }
     let Manifest { recording, recovered, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;

@@ -1,9 +1,10 @@
 //! Opening the catalog; one that is damaged makes room for a new one, which is filled from the manifests.
 
-use super::{LibraryError, storage::rename_new};
+use super::{LibraryError, RecordingId, storage::rename_new};
 use chrono::Utc;
+use futures_util::TryStreamExt;
 use sqlx::{
-    SqlitePool,
+    ConnectOptions, SqlitePool,
     migrate::MigrateError,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
@@ -20,6 +21,9 @@ const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_NOTADB: i32 = 26;
 /// Names that are tried for a damaged catalog within one second.
 const MAX_ASIDE: u32 = 100;
+
+/// Hooks that are taken over from a damaged catalog, at most.
+const MAX_OWED: usize = 1_000_000;
 
 /// Rows that no version of this program has written: what damage within a page looks like, where SQLite's own check
 /// sees nothing wrong.
@@ -46,10 +50,16 @@ pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqlitePool, L
         .map_err(|e| LibraryError::Open { file: file.to_path_buf(), source: sqlx::Error::Io(e) })?;
     tracing::error!(
         catalog = %file.display(), kept = %aside.display(), %error,
-        "the catalog is damaged: it was set aside, and a new one is made from the manifests in the records folder; \
-         what was still to be delivered, and what hooks had printed, is lost with it"
+        "the catalog is damaged: it was set aside, and a new one is made from the manifests in the records folder"
     );
-    checked(options).await
+    let pool = checked(options).await?;
+    match keep_owed(&pool, &aside).await {
+        Ok(hooks) => tracing::warn!(hooks, "were still to run; they run when their files are entered"),
+        Err(error) => {
+            tracing::error!(%error, "which hooks were still to run is lost with the damaged catalog")
+        }
+    }
+    Ok(pool)
 }
 
 async fn checked(options: &SqliteConnectOptions) -> Result<SqlitePool, LibraryError> {
@@ -79,11 +89,37 @@ async fn check(pool: &SqlitePool, file: &Path) -> Result<(), LibraryError> {
         }
         return Err(LibraryError::Migrate { file: file.to_path_buf(), source });
     }
-    let nonsense: bool = sqlx::query_scalar(NONSENSE).fetch_one(pool).await.map_err(open)?;
-    if nonsense {
-        return Err(damaged("it has rows that this program does not write".into()));
+    match sqlx::query_scalar(NONSENSE).fetch_one(pool).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(damaged("it has rows that this program does not write".into())),
+        Err(source) if code(&source) == SQLITE_ERROR => {
+            Err(damaged(format!("its tables are not those of its version: {source}")))
+        }
+        Err(source) => Err(open(source)),
     }
-    Ok(())
+}
+
+/// Notes which hooks a damaged catalog still owed, as far as that can be read in it.
+async fn keep_owed(pool: &SqlitePool, aside: &Path) -> Result<usize, sqlx::Error> {
+    let old = SqliteConnectOptions::new().filename(aside).read_only(true);
+    let mut old = old.connect().await?;
+    let mut rows = sqlx::query_as::<_, (String, u32)>(
+        "SELECT recording_id, part FROM outbox WHERE kind = 'hook' AND state != 'dead'",
+    )
+    .fetch(&mut old);
+    let mut tx = pool.begin().await?;
+    let mut kept = 0;
+    // What cannot be read ends it.
+    while let Ok(Some((id, part))) = rows.try_next().await {
+        if kept == MAX_OWED || RecordingId::parse(&id).is_none() {
+            break;
+        }
+        let insert = sqlx::query("INSERT OR IGNORE INTO owed (recording_id, part) VALUES (?, ?)");
+        insert.bind(id).bind(part).execute(&mut *tx).await?;
+        kept += 1;
+    }
+    tx.commit().await?;
+    Ok(kept)
 }
 
 /// Whether a version of this program made the tables, and not another program.
