@@ -78,6 +78,7 @@ pub struct Library {
 
 #[derive(Debug)]
 struct Inner {
+    file: PathBuf,
     /// One connection: SQLite has one writer at a time, and waiting here is in order and without a time-out.
     writer: SqlitePool,
     readers: SqlitePool,
@@ -101,7 +102,7 @@ impl Library {
         let open = |source| LibraryError::Open { file: file.clone(), source };
         let readers =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(open)?;
-        Ok(Self { inner: Arc::new(Inner { writer, readers, storage }) })
+        Ok(Self { inner: Arc::new(Inner { file, writer, readers, storage }) })
     }
 
     pub fn storage(&self) -> &Storage {
@@ -112,6 +113,9 @@ impl Library {
     pub async fn close(&self) {
         self.inner.readers.close().await;
         self.inner.writer.close().await;
+        let file = self.inner.file.clone();
+        // A start on a full disk used it up; where it cannot be made now, the next start tries again.
+        let _ = tokio::task::spawn_blocking(move || open::keep_reserve(&file)).await;
     }
 
     fn readers(&self) -> &SqlitePool {

@@ -17,8 +17,11 @@ use std::{
 
 /// Primary result codes of SQLite (sqlite.org/rescode.html).
 const SQLITE_ERROR: i32 = 1;
+const SQLITE_IOERR: i32 = 10;
 const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_FULL: i32 = 13;
 const SQLITE_NOTADB: i32 = 26;
+const RESERVE_BYTES: u64 = 512 << 10;
 /// Names that are tried for a damaged catalog within one second.
 const MAX_ASIDE: u32 = 100;
 
@@ -42,7 +45,15 @@ const NONSENSE: &str = "SELECT EXISTS (SELECT 1 FROM recording WHERE length(id) 
 /// error: it is not touched.
 pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqlitePool, LibraryError> {
     let file = options.get_filename();
-    let error = match checked(options).await {
+    let mut opened = checked(options).await;
+    if opened.as_ref().is_err_and(is_disk_error) && fs::remove_file(reserve_of(file)).is_ok() {
+        tracing::error!(catalog = %file.display(), "the disk of the catalog is full: its reserve is used up; make room");
+        opened = checked(options).await;
+    } else {
+        // Without it a later start may fail; this one need not.
+        let _ = keep_reserve(file);
+    }
+    let error = match opened {
         Err(error) if is_damage(&error) => error,
         other => return other,
     };
@@ -60,6 +71,33 @@ pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqlitePool, L
         }
     }
     Ok(pool)
+}
+
+/// A catalog in WAL mode cannot be opened, not even to be read, without 32 KiB for its `-shm`; so a daemon that was ended
+/// would not start again on a full disk. `FILE.reserve` keeps that, and some room for what is recorded then.
+fn reserve_of(file: &Path) -> PathBuf {
+    with_suffix(file, ".reserve")
+}
+
+/// Makes the reserve of the catalog `file` where it is missing. Blocks.
+pub(super) fn keep_reserve(file: &Path) -> io::Result<()> {
+    let reserve = reserve_of(file);
+    if fs::metadata(&reserve).is_ok_and(|found| found.len() >= RESERVE_BYTES) {
+        return Ok(());
+    }
+    let kept = fs::write(&reserve, vec![0; RESERVE_BYTES as usize]);
+    if kept.is_err() {
+        // Half of it would only take what others need.
+        let _ = fs::remove_file(&reserve);
+    }
+    kept
+}
+
+/// What SQLite says of a full disk depends on the file that does not fit.
+fn is_disk_error(error: &LibraryError) -> bool {
+    matches!(error, LibraryError::Open { source, .. } if [SQLITE_IOERR, SQLITE_FULL].contains(&code(source)))
+        || matches!(error, LibraryError::Migrate { source, .. }
+            if is_code(source, SQLITE_IOERR) || is_code(source, SQLITE_FULL))
 }
 
 async fn checked(options: &SqliteConnectOptions) -> Result<SqlitePool, LibraryError> {

@@ -277,6 +277,23 @@ async fn a_rebuild_that_was_cut_short_goes_on_without_hooks() {
     assert_eq!(due(&last).await, [(unknown.id, 1, Status::Completed)]);
 }
 
+/// With 100,000 files, a start that reads every manifest takes minutes from a slow disk.
+#[tokio::test]
+async fn a_start_with_nothing_wrong_reads_no_manifest() {
+    let (dir, library) = library().await;
+    recover(&library, None, |_| Ok(None)).await;
+    let known = completed(&library, 0, 3).await;
+    let open = recording(1);
+    library.begin(&open).await.unwrap();
+    let file = library.storage().reserve(|_| "open".into(), "mp4").unwrap();
+    library.begin_part(&open.id, 1, file.path(), Utc::now()).await.unwrap();
+    for part in library.get(&known.id).await.unwrap().unwrap().parts {
+        fs::write(Manifest::path_of(&part.file), "not read").unwrap();
+    }
+    let strays = reopen(&dir).await.strays().await.unwrap();
+    assert!(strays.is_empty(), "{strays:?}");
+}
+
 #[tokio::test]
 async fn the_path_in_a_manifest_is_not_believed() {
     let (dir, library) = library().await;
@@ -404,6 +421,33 @@ async fn a_part_that_has_its_manifest_gets_its_name_without_a_row() {
     assert_eq!((got.id, &got.parts), (of.id, &vec![part, other]));
     // It was not finished, so nobody has run its hook.
     assert_eq!((due(&next).await, got.deliveries.len()), (vec![(of.id, 1, Status::Completed)], 2));
+}
+
+/// Finishing it would have changed the whole file, which is the same one.
+#[tokio::test]
+async fn a_part_that_is_a_second_name_is_left_alone() {
+    fn spoil(part: &Path) -> Result<Option<Salvaged>, String> {
+        fs::write(part, "changed").unwrap();
+        content(part)
+    }
+    let (dir, library) = library().await;
+    let part = finish(&library, &recording(0), 1, "cam-end");
+    fs::hard_link(&part.file, part.file.with_file_name("cam.mp4.part")).unwrap();
+    let before = records(&dir);
+    recover(&library, None, spoil).await;
+    assert_eq!((all(&library).await.len(), records(&dir)), (1, before));
+}
+
+/// A daemon that had ended did not start again on a full disk: an empty catalog needs 32 KiB to be opened.
+#[tokio::test]
+async fn room_is_kept_for_a_start_on_a_full_disk() {
+    let (dir, library) = library().await;
+    let reserve = dir.path().join("state/reeld.db.reserve");
+    let kept = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    assert!(kept(&reserve) >= 64 << 10);
+    fs::remove_file(&reserve).unwrap();
+    library.close().await;
+    assert!(kept(&reserve) >= 64 << 10);
 }
 
 #[tokio::test]

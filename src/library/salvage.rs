@@ -2,7 +2,7 @@
 
 use super::{AudioPart, FinishedFile, Identity, Manifest, Part, PartLost, Storage, StorageError, VideoPart};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use std::path::Path;
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// Makes the `.part` at the path whole, in place, and syncs it. `None`, with nothing changed, when it is not known how, or
 /// nothing in it can be played. It blocks.
@@ -40,6 +40,11 @@ pub(super) fn salvage(
     identity: impl FnOnce(DateTime<Utc>) -> Identity,
 ) -> Result<Option<(Identity, Part)>, String> {
     let Some(part) = storage.reserved(unfinished.file) else { return Ok(None) };
+    let found = fs::symlink_metadata(unfinished.file).map_err(|e| e.to_string())?;
+    if found.nlink() > 1 {
+        // Where a hard link stands in for the rename, that is a whole file under its final name.
+        return Err("it is a second name of another file".into());
+    }
     let Some(salvaged) = make_whole(unfinished.file)? else { return Ok(None) };
     let by_its_end = || start_of(unfinished.changed, &salvaged);
     let started_at = unfinished.started_at.unwrap_or_else(by_its_end);

@@ -1,13 +1,13 @@
 //! Files in the records folder that no row of the catalog knows, found by their names alone: one look through the folder
 //! and one query, however many files there are.
 
-use super::{Library, LibraryError, catalog::get, sql};
-use futures_util::TryStreamExt;
-use std::{
-    collections::HashSet,
-    fs, io,
-    path::{Path, PathBuf},
+use super::{
+    Library, LibraryError,
+    catalog::{get, path_text},
+    sql,
 };
+use futures_util::TryStreamExt;
+use std::{collections::HashSet, fs, io, path::Path};
 
 /// Extensions of the files that reeld's containers make: only these are looked at where there is no manifest.
 const EXTENSIONS: [&str; 4] = ["mp4", "webm", "mkv", "ts"];
@@ -95,12 +95,13 @@ impl Library {
         const WHAT: &str = "read which files it has";
         let mut rows =
             sqlx::query("SELECT file FROM part UNION ALL SELECT file FROM writing").fetch(self.readers());
+        // With a slash at its end.
+        let folder = self.storage().folder().join("");
+        let folder = path_text(&folder)?;
         let mut known = HashSet::new();
         while let Some(row) = rows.try_next().await.map_err(sql(WHAT))? {
-            let file = PathBuf::from(get::<String>(&row, "file")?);
-            if file.parent() == Some(self.storage().folder()) {
-                known.extend(file.file_name().and_then(|n| n.to_str()).map(str::to_owned));
-            }
+            let file: &str = get(&row, "file")?;
+            known.extend(file.strip_prefix(folder).filter(|n| !n.contains('/')).map(str::to_owned));
         }
         Ok(known)
     }
