@@ -5,6 +5,8 @@ mod found;
 mod matroska;
 mod mp4;
 mod pages;
+#[cfg(test)]
+mod tests;
 mod ts;
 
 use crate::library::Salvaged;
