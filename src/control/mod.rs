@@ -3,6 +3,7 @@
 mod objects;
 mod rules;
 mod sources;
+pub mod verify;
 pub mod whip;
 
 pub use crate::library::{Filter, Page, Recording, RecordingId, Status};

@@ -54,6 +54,15 @@ impl Pipeline {
         }
     }
 
+    /// Asks for PLAYING without waiting for it; what goes wrong later is told by [`wait_eos`](Self::wait_eos).
+    pub fn play(&self) -> Result<(), PipelineError> {
+        let state = gst::State::Playing;
+        match self.pipeline.set_state(state) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.take_error().unwrap_or(PipelineError::Frozen { state })),
+        }
+    }
+
     /// Threads that its elements own: one for each pad with a streaming task.
     pub fn threads(&self) -> usize {
         let mut threads = 0;

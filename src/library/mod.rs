@@ -12,6 +12,7 @@ mod outbox;
 mod recover;
 mod salvage;
 mod storage;
+mod verify;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -25,6 +26,7 @@ pub use outbox::{Delivery, HookJob, OutboxId};
 pub use recover::Interrupted;
 pub use salvage::{MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
+pub use verify::{KnownPart, ReadOnlyCatalog};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
