@@ -184,7 +184,10 @@ fn build(file: &Path, watch: &Arc<Watch>) -> Result<Pipeline, PipelineError> {
         let caps = values.get(2).and_then(|v| v.get::<gst::Caps>().ok())?;
         let name = caps.structure(0)?.name().to_string();
         if name.starts_with("video/") || name.starts_with("audio/") {
-            unknown.note(0, &format!("no installed decoder takes {name}; `reeld check` and gst-inspect-1.0 tell more"));
+            unknown.note(
+                0,
+                &format!("no installed decoder takes {name}; `reeld check` and gst-inspect-1.0 tell more"),
+            );
         }
         None
     });

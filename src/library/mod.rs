@@ -12,9 +12,9 @@ mod outbox;
 mod recover;
 mod salvage;
 mod storage;
-mod verify;
 #[cfg(test)]
 pub(crate) mod testing;
+mod verify;
 
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
