@@ -30,7 +30,7 @@ Examples:
 
 Nothing is changed, and a daemon may be recording meanwhile: what it is still writing is no fault.
 Without DIR, what lies in the records folder and is not in the catalog is told too.
-Decoding does not find damage that still is valid media, such as a wrong block in a picture; the SHA-256 does.
+Decoding does not find damage that still is valid media (in HEVC, VP8 and VP9 most of it is); the SHA-256 does.
 A file whose manifest tells of lost frames may decode with visible errors without a fault.
 
 Exit codes: 0 all is good, 1 there are faults, 2 it could not be checked (no configuration, no catalog, no folder, wrong

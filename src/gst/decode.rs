@@ -1,11 +1,12 @@
 //! Decoding a whole file to see whether it can be, and counting what comes out.
 //!
 //! libav's decoders conceal damage: they log it and go on, and GStreamer counts no error. So what they log as an
-//! error counts as one here. Each decoder is held to one thread, so that a log line, which names no element, comes
+//! error, or as concealed, counts as one here. Each decoder is held to one thread, so that a log line, which names no element, comes
 //! on the thread that has just handed the decoder an access unit.
 //!
-//! Not found: damage that is still valid syntax (a changed coefficient gives a wrong block, not an error; VP8, VP9
-//! and Opus have next to no invalid syntax). The SHA-256 finds that.
+//! Not found: damage that is still valid syntax. Files with a third of one picture overwritten were told in 60 of 68
+//! cases of H.264 and 16 of 16 of AV1, and in none of HEVC, VP8 and VP9, whose entropy decoders take any bits.
+//! `ffmpeg -xerror` found the same, two less of AV1. The SHA-256 finds all of it.
 
 use super::{Pipeline, PipelineError};
 use crate::media::MediaKind;
@@ -24,11 +25,16 @@ use std::{
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A decoding that moves nothing for this long stands still.
 const STILL_DEADLINE: Duration = Duration::from_secs(60);
+/// After so many looks at a decoding in which no thread does anything it has died without a word.
+const MAX_IDLE_LOOKS: u32 = 5;
 /// Longest message of a decoder that is kept, characters.
 const MAX_MESSAGE_CHARS: usize = 200;
 /// In front of other decoders of the same codec: they tell of damage.
 const PREFERRED: [&str; 5] = ["avdec_h264", "avdec_h265", "avdec_vp8", "avdec_vp9", "avdec_aac"];
+/// The category libav's log lines are in.
 const LIBAV: &str = "libav";
+/// What it logs, as information only, about a frame whose damage it noticed and painted over.
+const CONCEALING: &str = "concealing ";
 
 /// What is to be decoded, and how.
 pub struct Decode<'a> {
@@ -75,7 +81,7 @@ impl Decode<'_> {
         let watch = Arc::new(Watch { lossy: self.lossy, ..Watch::default() });
         let pipeline = build(self.file, &watch).map_err(|e| watch.failed(&e))?;
         pipeline.play().map_err(|e| watch.failed(&e))?;
-        let (mut told, mut moved, mut moved_at) = (0, 0, Instant::now());
+        let (mut told, mut moved, mut moved_at, mut idle) = (0, 0, Instant::now(), 0);
         loop {
             let ended = pipeline.wait_eos(LOOK_EVERY);
             let bytes = watch.bytes.load(Ordering::Relaxed);
@@ -91,6 +97,11 @@ impl Decode<'_> {
             }
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(DecodeError::Cancelled);
+            }
+            // decodebin drops the error of a demuxer that fails while it is being put in.
+            idle = if pipeline.is_idle() { idle + 1 } else { 0 };
+            if idle >= MAX_IDLE_LOOKS {
+                return Err(watch.at("nothing more of it can be played".into()));
             }
             let now = watch.moved.load(Ordering::Relaxed);
             if now != moved {
@@ -297,13 +308,16 @@ fn listen() {
         // Else each concealed error would be printed to standard error too.
         gst::log::remove_default_log_function();
         gst::log::set_active(true);
-        gst::log::set_threshold_for_name(LIBAV, gst::DebugLevel::Error);
+        gst::log::set_threshold_for_name(LIBAV, gst::DebugLevel::Info);
     }
     gst::log::add_log_function(|category, level, _, _, _, _, message| {
-        if level != gst::DebugLevel::Error || category.name() != LIBAV {
+        if level > gst::DebugLevel::Info || category.name() != LIBAV {
             return;
         }
         let Some(text) = message.get() else { return };
+        if level != gst::DebugLevel::Error && !text.starts_with(CONCEALING) {
+            return;
+        }
         // A thread that ends logs when this is gone already; nothing is decoded then.
         let _ = DECODING.try_with(|now| {
             if let Ok(now) = now.try_borrow()

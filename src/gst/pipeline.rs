@@ -74,6 +74,16 @@ impl Pipeline {
         threads
     }
 
+    /// Whether no streaming task runs: nothing more will come, not even an end of stream.
+    pub fn is_idle(&self) -> bool {
+        let mut idle = true;
+        // What changes while it is looked at is at work.
+        let looked = self.pipeline.iterate_recurse().foreach(|element| {
+            idle &= element.pads().iter().all(|pad| pad.task_state() != gst::TaskState::Started);
+        });
+        idle && looked.is_ok()
+    }
+
     /// The first error on the bus since the last call, if any. Never waits.
     pub fn take_error(&self) -> Option<PipelineError> {
         let message = self.bus.pop_filtered(&[gst::MessageType::Error])?;
