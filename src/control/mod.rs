@@ -5,6 +5,7 @@ mod objects;
 mod recording;
 mod rules;
 mod sources;
+pub mod verify;
 pub mod whip;
 
 pub use crate::{
