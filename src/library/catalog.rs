@@ -184,7 +184,8 @@ async fn advance(
         .map_err(sql(what))?
         .ok_or(LibraryError::Unknown(*id))?;
     let now = status_of(&row)?;
-    if now.is_final() || now > wanted {
+    let goes_on = now == Status::Paused && wanted == Status::Recording;
+    if now.is_final() || (now > wanted && !goes_on) {
         return Err(LibraryError::Past { id: *id, now, wanted });
     }
     sqlx::query("UPDATE recording SET status = ? WHERE id = ?")

@@ -42,6 +42,11 @@ pub(super) enum Entry {
         packets: u64,
     },
     Gap(Gap),
+    Paused,
+    /// Frames are written again after a time that was left out.
+    WentOn,
+    /// They come from another stream now.
+    Joined,
     /// A part has all its frames; its file is to be made whole.
     Closed(Box<ClosedPart>),
     /// No more frames will be written.
@@ -134,6 +139,9 @@ impl Books {
                     r.lost.packets += gap.packets;
                     r.lost.gaps.push(gap.clone());
                 }),
+                Entry::Paused => self.set_status(Status::Paused).await,
+                Entry::WentOn => self.set_status(Status::Recording).await,
+                Entry::Joined => self.progress.send_modify(|p| p.sources_joined += 1),
                 Entry::Ending => self.advance(Status::Finalizing).await,
                 Entry::Closed(part) => {
                     let failed = self.finish_part(*part).await.err();
@@ -170,7 +178,14 @@ impl Books {
 
     async fn advance(&self, status: Status) {
         let recording = self.progress.borrow().recording.clone();
-        if recording.status >= status {
+        if recording.status < status {
+            self.set_status(status).await;
+        }
+    }
+
+    async fn set_status(&self, status: Status) {
+        let recording = self.progress.borrow().recording.clone();
+        if recording.status == status {
             return;
         }
         self.change(|r| r.status = status);

@@ -2,11 +2,15 @@
 //! writer threads, its finished parts handed on by its books.
 
 mod books;
+mod clock;
 mod feed;
 mod names;
 pub mod naming;
 mod params;
+mod part;
 mod pool;
+mod request;
+mod rotation;
 mod salvage;
 mod silence;
 mod state;
@@ -15,8 +19,8 @@ mod usage;
 mod writer;
 
 pub use books::{Progress, Totals};
+pub use request::{Refusal, Source};
 pub use salvage::make_whole;
-pub use task::{Refusal, Source};
 
 use crate::{
     config::Policy,
@@ -27,6 +31,7 @@ use crate::{
 use books::Books;
 use chrono::{SubsecRound, Utc};
 use pool::{Pool, Waker};
+use request::{Refused, Request};
 use std::{
     path::PathBuf,
     sync::{
@@ -35,7 +40,7 @@ use std::{
     },
     time::Duration,
 };
-use task::{Refused, Request, Task};
+use task::Task;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -110,7 +115,13 @@ impl Recorder {
         // A file begins with one: who sends none for seconds is asked.
         order.stream.request_key_frame();
         let totals = self.totals.clone();
-        let inputs = task::Inputs { id, stream: order.stream, subscriber: order.subscriber, storage, totals };
+        let inputs = task::Inputs {
+            id,
+            source: Source { stream: order.stream, subscriber: order.subscriber },
+            storage,
+            totals,
+            max_part_duration: order.max_part_duration,
+        };
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
         tracing::info!(
             recording = %id, room = %started.room_name, stream = %started.stream_name,
