@@ -1,98 +1,200 @@
-use super::Item;
-use crate::media::{Frame, MediaKind, TrackId, Tracks};
-use std::collections::VecDeque;
+use super::{
+    Item,
+    preroll::{PrerollGiven, Share},
+};
+use crate::media::{Frame, Gap, MediaKind, Track, TrackId, Tracks};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// Most bytes of one group of pictures that are kept; a longer one is forgotten until the next key frame.
 const MAX_GOP_BYTES: usize = 16 << 20;
-/// Audio-only streams: how much of the past is kept.
+/// Audio-only streams: what of the past is always kept, and how much of it goes at once.
 const AUDIO_ONLY_NS: u64 = 1_000_000_000;
 
-/// The access units since the last video key frame, so that a recording that starts now begins with a
-/// picture it has already seen, each behind the tracks it belongs to. Until the tracks are settled nothing is
-/// forgotten, within the byte limit.
-#[derive(Default)]
-pub(super) struct GopCache {
-    /// What the first of `entries` belongs to.
-    tracks: Tracks,
-    entries: VecDeque<Entry>,
-    bytes: usize,
+/// The access units since the last video key frame, so that a recording that starts now begins with a picture it
+/// has already seen, each behind the tracks it belongs to; before them older groups, as long as the retention or the
+/// shared memory allows. Nothing is missing between its first and its last. Until the tracks are settled nothing
+/// is forgotten, within the byte limit, and all of it counts as one group.
+pub(super) struct GopRing {
+    older: VecDeque<Gop>,
+    current: Gop,
+    older_bytes: u64,
+    newest_ns: u64,
     settled: bool,
     /// Too large to keep: empty until the next key frame.
     skipping: bool,
+    /// Memory took what the retention would have kept.
+    short: bool,
+    share: Arc<Share>,
 }
 
+#[derive(Default)]
+pub(super) struct Gop {
+    /// What the first of `entries` belongs to.
+    tracks: Tracks,
+    /// What the last of them belongs to.
+    latest: Tracks,
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    /// Decoding time of its key frame; audio-only: of its first. `None`: no decoder can begin with it.
+    begin_ns: Option<u64>,
+}
+
+#[derive(Clone)]
 enum Entry {
     Frame(Frame),
     /// What follows belongs to these.
     Tracks(Tracks),
+    Gap(Gap),
 }
 
-impl Entry {
-    fn cost_bytes(&self) -> usize {
-        match self {
-            Entry::Frame(frame) => frame.cost_bytes(),
-            Entry::Tracks(tracks) => tracks.cost_bytes(),
+/// What a shrinking ring gave up.
+pub(super) struct GivenUp {
+    /// To be dropped without a lock.
+    pub gops: Vec<Gop>,
+    /// The ring was whole before.
+    pub newly_short: bool,
+}
+
+impl GopRing {
+    pub fn new(share: Arc<Share>) -> Self {
+        Self {
+            older: VecDeque::new(),
+            current: Gop::default(),
+            older_bytes: 0,
+            newest_ns: 0,
+            settled: false,
+            skipping: false,
+            short: false,
+            share,
         }
     }
-}
 
-impl GopCache {
     pub fn settle(&mut self) {
         self.settled = true;
     }
 
     /// What is pushed from now on belongs to `tracks`.
     pub fn set_tracks(&mut self, tracks: &Tracks) {
-        let carried = carried(&self.tracks, tracks).filter(|_| !self.entries.is_empty());
-        let Some(carried) = carried else { return self.begin_with(tracks) };
-        self.tracks = carried;
-        let mut latest = self.tracks.clone();
-        for entry in &mut self.entries {
-            let Entry::Tracks(changed) = entry else { continue };
-            if let Some(carried) = self::carried(changed, tracks) {
-                *changed = carried;
-            }
-            latest = changed.clone();
+        let before = &self.current.tracks;
+        let goes_on = !self.current.entries.is_empty() && carried(before, tracks).is_some();
+        if !goes_on {
+            return self.begin_with(tracks);
         }
-        if latest != *tracks {
+        if tracks.iter().len() > before.iter().len() {
+            if before.video().is_none() && tracks.video().is_some() {
+                // What is only heard is no beginning any more.
+                self.drop_older();
+                self.current.begin_ns = None;
+            }
+            self.older.iter_mut().for_each(|gop| gop.carry(tracks));
+            self.current.carry(tracks);
+            self.current.count();
+        }
+        if self.current.latest != *tracks {
             self.add(Entry::Tracks(tracks.clone()), tracks);
         }
     }
 
-    pub fn push(&mut self, frame: &Frame, tracks: &Tracks) {
+    /// `retention_ns`: media time to keep of what is older than the current group.
+    pub fn push(&mut self, frame: &Frame, tracks: &Tracks, retention_ns: u64) {
+        let dts_ns = frame.dts_ns();
+        self.newest_ns = self.newest_ns.max(dts_ns);
         let video = tracks.get(frame.track).is_some_and(|t| t.kind() == MediaKind::Video);
         if video && frame.is_key() {
-            self.restart(frame.dts_ns(), tracks);
+            self.restart(dts_ns, tracks, retention_ns);
         }
-        if tracks.video().is_none() {
-            self.forget_before(frame.dts_ns().saturating_sub(AUDIO_ONLY_NS));
+        let audio_only = tracks.video().is_none();
+        if audio_only {
+            self.slide(dts_ns.saturating_sub(AUDIO_ONLY_NS), retention_ns);
         }
         if !self.skipping {
+            if audio_only {
+                self.current.begin_ns = self.current.first_frame_ns().or(Some(dts_ns));
+            }
             self.add(Entry::Frame(frame.clone()), tracks);
+        }
+        if !self.older.is_empty() {
+            self.forget(retention_ns);
         }
     }
 
-    /// What a subscriber who comes now gets to know first: tracks, then access units and changes of the tracks.
-    pub fn items(&self) -> impl Iterator<Item = Item> {
-        let entries = self.entries.iter().map(|entry| match entry {
-            Entry::Frame(frame) => Item::Frame(frame.clone()),
-            Entry::Tracks(tracks) => Item::Tracks(tracks.clone()),
-        });
-        std::iter::once(Item::Tracks(self.tracks.clone())).chain(entries)
+    /// The timeline is not whole between what was pushed last and what is pushed next.
+    pub fn gap(&mut self, gap: &Gap) {
+        // Before the first access unit it tells nothing to who comes now.
+        if !self.current.entries.is_empty() {
+            let tracks = self.current.latest.clone();
+            self.add(Entry::Gap(gap.clone()), &tracks);
+        }
+    }
+
+    /// What a subscriber who comes now gets to know first: tracks, then the current group's access units, gaps and
+    /// changes of the tracks.
+    pub fn items(&self) -> VecDeque<Item> {
+        self.items_from(self.older.len())
+    }
+
+    /// The same from the last key frame that is at least `preroll_ns` old, or else from the oldest that is kept.
+    pub fn items_with_preroll(&self, preroll_ns: u64) -> (VecDeque<Item>, PrerollGiven) {
+        let target_ns = self.newest_ns.checked_sub(preroll_ns);
+        let reaches = |gop: &Gop| target_ns.zip(gop.begin_ns).is_some_and(|(target, begin)| begin <= target);
+        let first = match reaches(&self.current) {
+            true => self.older.len(),
+            false => self.older.partition_point(reaches).saturating_sub(1),
+        };
+        let begin_ns = self.older.get(first).unwrap_or(&self.current).begin_ns;
+        let given_ns = begin_ns.map_or(0, |begin| self.newest_ns.saturating_sub(begin));
+        let given = PrerollGiven {
+            duration: Duration::from_nanos(given_ns),
+            shortened: self.short && given_ns < preroll_ns,
+        };
+        (self.items_from(first), given)
     }
 
     pub fn clear(&mut self) {
-        self.entries.clear();
-        self.bytes = 0;
+        self.drop_older();
+        self.current.entries.clear();
+        self.current.bytes = 0;
+        self.current.begin_ns = None;
+    }
+
+    /// Gives up the oldest groups until `bytes` are free or the ring is shorter than `next_ns`; at least one.
+    pub fn give_up(&mut self, bytes: u64, next_ns: u64) -> GivenUp {
+        let mut given_up = GivenUp { gops: Vec::new(), newly_short: false };
+        let mut freed = 0;
+        while let Some(gop) = self.older.pop_front() {
+            freed += gop.bytes as u64;
+            given_up.gops.push(gop);
+            if freed >= bytes || self.span_ns() < next_ns {
+                break;
+            }
+        }
+        self.older_bytes -= freed;
+        self.tell_share();
+        given_up.newly_short = !given_up.gops.is_empty() && !std::mem::replace(&mut self.short, true);
+        given_up
+    }
+
+    fn items_from(&self, first: usize) -> VecDeque<Item> {
+        let gops = || self.older.range(first..).chain([&self.current]);
+        let mut items = VecDeque::with_capacity(gops().map(|gop| gop.entries.len() + 1).sum());
+        let mut told: Option<&Tracks> = None;
+        for gop in gops() {
+            if told != Some(&gop.tracks) {
+                items.push_back(Item::Tracks(gop.tracks.clone()));
+            }
+            items.extend(gop.entries.iter().map(Entry::to_item));
+            told = Some(&gop.latest);
+        }
+        items
     }
 
     fn add(&mut self, entry: Entry, tracks: &Tracks) {
-        self.bytes += entry.cost_bytes();
-        self.entries.push_back(entry);
-        if self.bytes > MAX_GOP_BYTES {
+        self.current.add(entry);
+        if self.current.bytes > MAX_GOP_BYTES {
             self.clear();
-            self.tracks = tracks.clone();
+            self.current.belong_to(tracks);
             self.skipping = true;
+            self.short = true;
         }
     }
 
@@ -101,39 +203,214 @@ impl GopCache {
         if self.settled {
             self.clear();
         } else {
-            self.entries.retain(|e| matches!(e, Entry::Frame(_)));
-            self.bytes = self.entries.iter().map(Entry::cost_bytes).sum();
+            self.current.entries.retain(|e| !matches!(e, Entry::Tracks(_)));
+            self.current.count();
         }
-        self.tracks = tracks.clone();
+        self.current.belong_to(tracks);
     }
 
     /// A key frame begins a new group; audio that belongs beside it stays.
-    fn restart(&mut self, key_dts_ns: u64, tracks: &Tracks) {
+    fn restart(&mut self, key_ns: u64, tracks: &Tracks, retention_ns: u64) {
         self.skipping = false;
         if !self.settled {
+            self.current.begin_ns.get_or_insert(key_ns);
             return;
         }
-        let stays = |e: &Entry| matches!(e, Entry::Frame(f) if f.is_key() && f.dts_ns() >= key_dts_ns);
-        self.entries.retain(stays);
-        self.bytes = self.entries.iter().map(Entry::cost_bytes).sum();
-        self.tracks = tracks.clone();
+        let audio = |id| tracks.get(id).is_some_and(|t| t.kind() == MediaKind::Audio);
+        let stays = |e: &Entry| matches!(e, Entry::Frame(f) if audio(f.track) && f.dts_ns() >= key_ns);
+        if retention_ns > 0 && self.current.begin_ns.is_some() {
+            let beside = self.current.entries.iter().filter(|e| stays(e)).cloned().collect();
+            let next = Gop { entries: beside, ..Gop::default() };
+            let mut whole = std::mem::replace(&mut self.current, next);
+            whole.entries.retain(|e| !stays(e));
+            self.keep(whole);
+        } else {
+            self.short &= retention_ns > 0;
+            self.drop_older();
+            self.current.entries.retain(stays);
+        }
+        self.current.count();
+        self.current.begin_ns = Some(key_ns);
+        self.current.belong_to(tracks);
+        // Only now the ring's span is known.
+        self.tell_share();
     }
 
-    fn forget_before(&mut self, ns: u64) {
-        while self.settled && self.entries.front().is_some_and(|e| is_before(e, ns)) {
-            let Some(entry) = self.entries.pop_front() else { return };
-            self.bytes -= entry.cost_bytes();
-            if let Entry::Tracks(tracks) = entry {
-                self.tracks = tracks;
+    fn keep(&mut self, mut gop: Gop) {
+        gop.drop_what_cannot_be_decoded();
+        gop.count();
+        gop.bytes += gop.tracks.cost_bytes();
+        self.older_bytes += gop.bytes as u64;
+        self.older.push_back(gop);
+    }
+
+    /// Audio-only: what is before `ns` is no longer current.
+    fn slide(&mut self, ns: u64, retention_ns: u64) {
+        let mut kept = false;
+        while self.settled && self.current.entries.front().is_some_and(|e| e.is_before(ns)) {
+            let Some(entry) = self.current.pop_front() else { return };
+            if retention_ns > 0 {
+                self.keep_audio(entry);
+                kept = true;
             }
         }
+        if kept {
+            self.tell_share();
+        }
+    }
+
+    fn keep_audio(&mut self, entry: Entry) {
+        let tracks = &self.current.tracks;
+        let last = self.older.back_mut().filter(|gop| gop.tracks == *tracks);
+        let cost = match (entry, last) {
+            (Entry::Frame(frame), Some(gop)) if gop.is_within(frame.dts_ns(), AUDIO_ONLY_NS) => {
+                gop.add(Entry::Frame(frame))
+            }
+            (Entry::Frame(frame), _) => {
+                let begin_ns = Some(frame.dts_ns());
+                let mut gop = Gop { begin_ns, ..Gop::default() };
+                gop.belong_to(tracks);
+                gop.add(Entry::Frame(frame));
+                gop.bytes += tracks.cost_bytes();
+                let bytes = gop.bytes;
+                self.older.push_back(gop);
+                bytes
+            }
+            (Entry::Gap(gap), Some(gop)) => gop.add(Entry::Gap(gap)),
+            // The next frame begins a group behind its own tracks.
+            (Entry::Gap(_) | Entry::Tracks(_), _) => 0,
+        };
+        self.older_bytes += cost as u64;
+    }
+
+    /// A group goes when the next one's key frame is old enough.
+    fn forget(&mut self, retention_ns: u64) {
+        let Some(until_ns) = self.newest_ns.checked_sub(retention_ns) else { return };
+        let mut gone = 0;
+        while !self.older.is_empty() {
+            let next = self.older.get(1).unwrap_or(&self.current);
+            if next.begin_ns.is_none_or(|begin| begin > until_ns) {
+                break;
+            }
+            gone += self.older.pop_front().map_or(0, |gop| gop.bytes as u64);
+            // All that is asked for is there again.
+            self.short = false;
+        }
+        if gone > 0 {
+            self.older_bytes -= gone;
+            self.tell_share();
+        }
+    }
+
+    fn drop_older(&mut self) {
+        if !self.older.is_empty() {
+            self.older = VecDeque::new();
+            self.older_bytes = 0;
+            self.tell_share();
+        }
+    }
+
+    /// Media time of the older groups.
+    fn span_ns(&self) -> u64 {
+        let begin_ns = self.older.front().and_then(|gop| gop.begin_ns);
+        let end_ns = self.current.begin_ns.unwrap_or(self.newest_ns);
+        begin_ns.map_or(0, |begin| end_ns.saturating_sub(begin))
+    }
+
+    fn tell_share(&self) {
+        self.share.set(self.older_bytes, self.span_ns());
     }
 }
 
-fn is_before(entry: &Entry, ns: u64) -> bool {
-    match entry {
-        Entry::Frame(frame) => frame.dts_ns() < ns,
-        Entry::Tracks(_) => true,
+impl Gop {
+    /// Returns what the entry costs, bytes.
+    fn add(&mut self, entry: Entry) -> usize {
+        let cost = entry.cost_bytes();
+        if let Entry::Tracks(tracks) = &entry {
+            self.latest = tracks.clone();
+        }
+        self.bytes += cost;
+        self.entries.push_back(entry);
+        cost
+    }
+
+    fn pop_front(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.bytes -= entry.cost_bytes();
+        if let Entry::Tracks(tracks) = &entry {
+            self.tracks = tracks.clone();
+        }
+        Some(entry)
+    }
+
+    fn count(&mut self) {
+        self.bytes = self.entries.iter().map(Entry::cost_bytes).sum();
+    }
+
+    fn belong_to(&mut self, tracks: &Tracks) {
+        self.tracks = tracks.clone();
+        self.latest = tracks.clone();
+    }
+
+    /// The tracks that `tracks` has beyond those told here are told from the start.
+    fn carry(&mut self, tracks: &Tracks) {
+        let told = self.entries.iter_mut().filter_map(|entry| match entry {
+            Entry::Tracks(tracks) => Some(tracks),
+            _ => None,
+        });
+        for before in told.chain([&mut self.tracks, &mut self.latest]) {
+            if let Some(carried) = carried(before, tracks) {
+                *before = carried;
+            }
+        }
+    }
+
+    /// What was there before the key frame, but for audio that belongs beside it.
+    fn drop_what_cannot_be_decoded(&mut self) {
+        let begin_ns = self.begin_ns.unwrap_or(0);
+        let begins = |e: &Entry| matches!(e, Entry::Frame(f) if f.is_key() && f.dts_ns() >= begin_ns);
+        while self.entries.front().is_some_and(|e| !begins(e)) {
+            self.pop_front();
+        }
+    }
+
+    fn first_frame_ns(&self) -> Option<u64> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Frame(frame) => Some(frame.dts_ns()),
+            _ => None,
+        })
+    }
+
+    fn is_within(&self, dts_ns: u64, span_ns: u64) -> bool {
+        self.begin_ns.is_some_and(|begin| dts_ns < begin + span_ns)
+    }
+}
+
+impl Entry {
+    fn cost_bytes(&self) -> usize {
+        /// A gap, and the list entry, roughly.
+        const GAP_BYTES: usize = 128;
+        match self {
+            Entry::Frame(frame) => frame.cost_bytes(),
+            Entry::Tracks(tracks) => tracks.cost_bytes(),
+            Entry::Gap(_) => GAP_BYTES,
+        }
+    }
+
+    fn is_before(&self, ns: u64) -> bool {
+        match self {
+            Entry::Frame(frame) => frame.dts_ns() < ns,
+            // Nothing is left that is before them.
+            Entry::Tracks(_) | Entry::Gap(_) => true,
+        }
+    }
+
+    fn to_item(&self) -> Item {
+        match self {
+            Entry::Frame(frame) => Item::Frame(frame.clone()),
+            Entry::Tracks(tracks) => Item::Tracks(tracks.clone()),
+            Entry::Gap(gap) => Item::Gap(gap.clone()),
+        }
     }
 }
 
@@ -142,7 +419,7 @@ fn carried(old: &Tracks, new: &Tracks) -> Option<Tracks> {
     if old.iter().len() > new.iter().len() {
         return None;
     }
-    let goes_on = |old: &crate::media::Track, new: &crate::media::Track| {
+    let goes_on = |old: &Track, new: &Track| {
         old.codec == new.codec && (old.kind() == MediaKind::Video || old.caps == new.caps)
     };
     let carry = |(index, new)| match old.get(TrackId(index as u8)) {
@@ -153,102 +430,4 @@ fn carried(old: &Tracks, new: &Tracks) -> Option<Tracks> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hub::stream::tests::{A, V, av_tracks, frame, with_video_caps};
-
-    /// Frames as (track, ms); tracks as (255, number of the video caps in `known`).
-    fn items(cache: &GopCache, known: &[&Tracks]) -> Vec<(u8, u64)> {
-        let of = |tracks: &Tracks| known.iter().position(|k| *k == tracks).map_or(99, |at| at as u64);
-        let tell = |item| match item {
-            Item::Frame(f) => (f.track.0, f.dts_ns() / 1_000_000),
-            Item::Tracks(tracks) => (255, of(&tracks)),
-            other => panic!("{other:?}"),
-        };
-        cache.items().map(tell).collect()
-    }
-
-    fn times(cache: &GopCache) -> Vec<(u8, u64)> {
-        items(cache, &[]).split_off(1)
-    }
-
-    #[test]
-    fn keeps_from_the_last_key_frame_with_the_audio_beside_it() {
-        let (mut cache, tracks) = (GopCache::default(), av_tracks());
-        cache.settle();
-        for f in [frame(V, 0, true), frame(A, 10, true), frame(V, 40, false), frame(A, 90, true)] {
-            cache.push(&f, &tracks);
-        }
-        cache.push(&frame(V, 80, true), &tracks);
-        assert_eq!(times(&cache), [(1, 90), (0, 80)]);
-    }
-
-    #[test]
-    fn forgets_nothing_before_the_tracks_are_settled() {
-        let (mut cache, tracks) = (GopCache::default(), av_tracks());
-        for f in [frame(A, 0, true), frame(V, 5, true), frame(V, 45, true)] {
-            cache.push(&f, &tracks);
-        }
-        assert_eq!(times(&cache), [(1, 0), (0, 5), (0, 45)]);
-    }
-
-    /// Once the cache was emptied by each change, and held what no decoder can begin with until the next key frame.
-    #[test]
-    fn frames_stay_behind_the_tracks_they_belong_to() {
-        let (small, large) = (av_tracks(), with_video_caps("video/x-h264,width=640"));
-        let known = [&small, &large];
-        let mut cache = GopCache::default();
-        cache.set_tracks(&small);
-        cache.push(&frame(V, 0, true), &small);
-        cache.settle();
-        cache.push(&frame(A, 10, true), &small);
-        cache.set_tracks(&large);
-        cache.push(&frame(A, 30, true), &large);
-        assert_eq!(items(&cache, &known), [(255, 0), (0, 0), (1, 10), (255, 1), (1, 30)]);
-        cache.push(&frame(V, 20, true), &large);
-        cache.push(&frame(V, 60, false), &large);
-        assert_eq!(items(&cache, &known), [(255, 1), (1, 30), (0, 20), (0, 60)]);
-    }
-
-    #[test]
-    fn a_track_that_shows_up_late_is_told_from_the_start() {
-        let both = av_tracks();
-        let video = Tracks::new(vec![both.get(V).expect("video").clone()]);
-        let larger = with_video_caps("video/x-h264,width=640");
-        let larger_video = Tracks::new(vec![larger.get(V).expect("video").clone()]);
-        let mut cache = GopCache::default();
-        cache.set_tracks(&video);
-        cache.push(&frame(V, 0, true), &video);
-        cache.set_tracks(&larger_video);
-        cache.push(&frame(V, 40, true), &larger_video);
-        cache.set_tracks(&larger);
-        assert_eq!(items(&cache, &[&both, &larger]), [(255, 0), (0, 0), (255, 1), (0, 40)]);
-    }
-
-    #[test]
-    fn another_codec_empties_it() {
-        let mut cache = GopCache::default();
-        let (h264, mut other) = (av_tracks(), av_tracks().iter().cloned().collect::<Vec<_>>());
-        other[0].codec = crate::media::Codec::Vp8;
-        let other = Tracks::new(other);
-        cache.set_tracks(&h264);
-        cache.settle();
-        cache.push(&frame(V, 0, true), &h264);
-        cache.set_tracks(&other);
-        assert_eq!(items(&cache, &[&h264, &other]), [(255, 1)]);
-    }
-
-    #[test]
-    fn a_group_past_the_limit_is_skipped_until_the_next_key_frame() {
-        let (mut cache, tracks) = (GopCache::default(), av_tracks());
-        cache.settle();
-        cache.push(&frame(V, 0, true), &tracks);
-        let mut big = frame(V, 40, false);
-        big.buffer = gstreamer::Buffer::with_size(MAX_GOP_BYTES).expect("memory");
-        cache.push(&big, &tracks);
-        cache.push(&frame(V, 80, false), &tracks);
-        assert_eq!(times(&cache), []);
-        cache.push(&frame(V, 120, true), &tracks);
-        assert_eq!(times(&cache), [(0, 120)]);
-    }
-}
+mod tests;
