@@ -11,37 +11,37 @@ pub(super) struct Active<R> {
     pub stopping: bool,
     /// It has a resume window.
     waits: bool,
-    /// What it records, as far as it has said so.
+    /// What it records.
     stream: Arc<Stream>,
-    /// The change that brought `stream`.
-    arrived: Change,
-    /// What it was asked to go over to and has not answered yet, in the order in which it was asked.
-    asked: Vec<(Change, Arc<Stream>)>,
+    /// What it was asked to go over to, in the order in which it was asked.
+    asked: Vec<Arc<Stream>>,
 }
 
-/// Number of a request to go over to another stream. The higher one came later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Change(u64);
-
-/// Every session has at most one recording that counts: the newest. A recording has one session, and while it goes over to
-/// another stream that one's too.
+/// Every session has at most one recording that counts: the newest. A recording has the session of the stream that it
+/// records, and those of the streams that it was asked to go over to.
 pub(super) struct Actives<R> {
     by_id: HashMap<RecordingId, Active<R>>,
     by_session: HashMap<MediaSessionId, RecordingId>,
-    last_change: Change,
 }
 
 impl<R> Active<R> {
-    /// The stream that it records, or goes over to.
+    /// The stream that it goes over to, else the one that it records.
     pub fn stream(&self) -> &Arc<Stream> {
-        let later = self.asked.last().filter(|(change, _)| *change > self.arrived);
-        later.map_or(&self.stream, |(_, stream)| stream)
+        self.asked.last().unwrap_or(&self.stream)
+    }
+
+    fn streams(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        std::iter::once(&self.stream).chain(&self.asked)
+    }
+
+    fn asked_at(&self, session: MediaSessionId) -> Option<usize> {
+        self.asked.iter().position(|s| s.id() == session)
     }
 }
 
 impl<R> Default for Actives<R> {
     fn default() -> Self {
-        Self { by_id: HashMap::new(), by_session: HashMap::new(), last_change: Change::default() }
+        Self { by_id: HashMap::new(), by_session: HashMap::new() }
     }
 }
 
@@ -49,8 +49,7 @@ impl<R> Actives<R> {
     /// From now on `id` is the recording of `stream`.
     pub fn begin(&mut self, id: RecordingId, running: R, stream: Arc<Stream>, waits: bool) {
         self.by_session.insert(stream.id(), id);
-        let (arrived, asked) = (Change::default(), Vec::new());
-        let active = Active { id, running, stopping: false, waits, stream, arrived, asked };
+        let active = Active { id, running, stopping: false, waits, stream, asked: Vec::new() };
         self.by_id.insert(id, active);
     }
 
@@ -72,12 +71,11 @@ impl<R> Actives<R> {
         self.by_id.values()
     }
 
-    /// The recording that goes on when the publisher of `stream` has come back. That its own stream has ended follows from
-    /// the name: a live one is unique.
+    /// The recording that may wait for the publisher of `stream`, who had this name before. It knows itself whether it does.
     pub fn waiting_for(&self, stream: &Stream) -> Option<&Active<R>> {
         let name = |s: &Stream| (s.announce().room.clone(), s.announce().name.clone());
         let wanted = name(stream);
-        let returns = |a: &&Active<R>| a.stream().id() != stream.id() && name(a.stream()) == wanted;
+        let returns = |a: &&Active<R>| a.streams().any(|s| s.id() != stream.id() && name(s) == wanted);
         self.iter().filter(|a| a.waits && !a.stopping).find(returns)
     }
 
@@ -88,38 +86,53 @@ impl<R> Actives<R> {
         }
     }
 
-    /// `id` is asked to go over to `stream`, whose session is its own from now on. The answer goes to
-    /// [`changed`](Self::changed).
-    pub fn change(&mut self, id: RecordingId, stream: Arc<Stream>) -> Change {
-        self.last_change.0 += 1;
-        let change = self.last_change;
-        if let Some(active) = self.by_id.get_mut(&id) {
-            self.by_session.insert(stream.id(), id);
-            active.asked.push((change, stream));
-        }
-        change
+    /// `id` is asked to go over to `stream`, whose session is its own from now on. Call it in the order of the requests.
+    pub fn ask(&mut self, id: RecordingId, stream: Arc<Stream>) {
+        let Some(active) = self.by_id.get_mut(&id) else { return };
+        self.by_session.insert(stream.id(), id);
+        active.asked.push(stream);
     }
 
-    /// `id` has gone over, or not. Answers may come in any order: the stream that was asked for last is the one it is at.
-    pub fn changed(&mut self, id: RecordingId, change: Change, done: bool) {
+    /// `id` goes over to `session` at a key frame, and to nothing that it was asked for before.
+    pub fn accepted(&mut self, id: RecordingId, session: MediaSessionId) {
         let Some(active) = self.by_id.get_mut(&id) else { return };
-        let Some(at) = active.asked.iter().position(|(c, _)| *c == change) else { return };
-        let (_, stream) = active.asked.remove(at);
-        if done && change > active.arrived {
-            (active.stream, active.arrived) = (stream, change);
+        let Some(at) = active.asked_at(session) else { return };
+        active.asked.drain(..at);
+        self.give_up(id);
+    }
+
+    /// `id` does not go over to `session`.
+    pub fn refused(&mut self, id: RecordingId, session: MediaSessionId) {
+        let Some(active) = self.by_id.get_mut(&id) else { return };
+        active.asked.retain(|s| s.id() != session);
+        self.give_up(id);
+    }
+
+    /// `id` records `stream` now.
+    pub fn joined(&mut self, id: RecordingId, stream: Arc<Stream>) {
+        let Some(active) = self.by_id.get_mut(&id) else { return };
+        if let Some(at) = active.asked_at(stream.id()) {
+            active.asked.drain(..=at);
         }
-        let own = |session: &MediaSessionId| {
-            active.stream.id() == *session || active.asked.iter().any(|(_, s)| s.id() == *session)
-        };
-        self.by_session.retain(|session, recording| *recording != id || own(session));
-        // An earlier answer may have given it up for a later stream that did not come about.
-        self.by_session.entry(active.stream.id()).or_insert(id);
+        active.stream = stream;
+        self.give_up(id);
     }
 
     /// Nothing more happens to `id`.
     pub fn over(&mut self, id: RecordingId) {
         self.by_id.remove(&id);
-        self.by_session.retain(|_, recording| *recording != id);
+        self.give_up(id);
+    }
+
+    /// Sessions that are `id`'s no more.
+    fn give_up(&mut self, id: RecordingId) {
+        let active = self.by_id.get(&id);
+        let own = |session| active.is_some_and(|a| a.streams().any(|s| s.id() == session));
+        self.by_session.retain(|session, recording| *recording != id || own(*session));
+        if let Some(active) = active {
+            // One may have come back that was given up for another that did not come about.
+            self.by_session.entry(active.stream.id()).or_insert(id);
+        }
     }
 }
 
@@ -165,8 +178,20 @@ mod tests {
     }
 
     impl Rig {
-        fn ask(&mut self, stream: usize) -> Change {
-            self.actives.change(self.id, self.streams[stream].clone())
+        fn ask(&mut self, stream: usize) {
+            self.actives.ask(self.id, self.streams[stream].clone());
+        }
+
+        fn accept(&mut self, stream: usize) {
+            self.actives.accepted(self.id, self.streams[stream].id());
+        }
+
+        fn refuse(&mut self, stream: usize) {
+            self.actives.refused(self.id, self.streams[stream].id());
+        }
+
+        fn join(&mut self, stream: usize) {
+            self.actives.joined(self.id, self.streams[stream].clone());
         }
 
         /// Which of the three sessions are the recording's, and which stream it is at or goes to.
@@ -180,9 +205,10 @@ mod tests {
     #[test]
     fn a_recording_that_goes_over_belongs_to_the_new_session() {
         let mut rig = rig();
-        let change = rig.ask(1);
-        assert_eq!(rig.sessions(), (vec![0, 1], Some(1)), "both, until it has answered");
-        rig.actives.changed(rig.id, change, true);
+        rig.ask(1);
+        rig.accept(1);
+        assert_eq!(rig.sessions(), (vec![0, 1], Some(1)), "both, until the key frame");
+        rig.join(1);
         assert_eq!(rig.sessions(), (vec![1], Some(1)));
         rig.actives.over(rig.id);
         assert_eq!(rig.sessions(), (vec![], None));
@@ -191,39 +217,45 @@ mod tests {
     #[test]
     fn one_that_refuses_stays_where_it_is() {
         let mut rig = rig();
-        let change = rig.ask(1);
-        rig.actives.changed(rig.id, change, false);
+        rig.ask(1);
+        rig.refuse(1);
         assert_eq!(rig.sessions(), (vec![0], Some(0)));
     }
 
+    /// Answers and what really happened are told by different tasks, in any order.
     #[test]
-    fn of_two_changes_at_once_the_later_one_counts_whatever_is_answered_first() {
-        // Whether each came about, and in which order the answers come; where it is then.
-        for (done, order, at) in [
-            ([true, true], [0, 1], 2),
-            ([true, true], [1, 0], 2),
-            ([true, false], [0, 1], 1),
-            ([true, false], [1, 0], 1),
-            ([false, true], [0, 1], 2),
-            ([false, true], [1, 0], 2),
-            ([false, false], [0, 1], 0),
-            ([false, false], [1, 0], 0),
-        ] {
+    fn of_two_requests_at_once_what_is_recorded_in_the_end_counts() {
+        type Step = fn(&mut Rig);
+        let steps: [(&[Step], usize); 6] = [
+            (&[|r| r.accept(1), |r| r.accept(2), |r| r.join(2)], 2),
+            (&[|r| r.accept(2), |r| r.accept(1), |r| r.join(2)], 2),
+            (&[|r| r.join(2), |r| r.accept(2), |r| r.accept(1)], 2),
+            (&[|r| r.join(1), |r| r.refuse(2), |r| r.accept(1)], 1),
+            (&[|r| r.refuse(2), |r| r.refuse(1)], 0),
+            (&[|r| r.refuse(1), |r| r.join(2), |r| r.accept(2)], 2),
+        ];
+        for (n, (steps, at)) in steps.into_iter().enumerate() {
             let mut rig = rig();
-            let changes = [rig.ask(1), rig.ask(2)];
-            for n in order {
-                rig.actives.changed(rig.id, changes[n], done[n]);
-            }
-            assert_eq!(rig.sessions(), (vec![at], Some(at)), "{done:?} {order:?}");
+            (rig.ask(1), rig.ask(2));
+            steps.iter().for_each(|step| step(&mut rig));
+            assert_eq!(rig.sessions(), (vec![at], Some(at)), "case {n}");
         }
+    }
+
+    #[test]
+    fn one_can_go_back_to_the_stream_that_it_is_still_at() {
+        let mut rig = rig();
+        (rig.ask(1), rig.accept(1), rig.ask(0), rig.accept(0));
+        assert_eq!(rig.sessions(), (vec![0], Some(0)));
     }
 
     #[test]
     fn a_session_that_a_later_recording_has_taken_stays_with_it() {
         let mut rig = rig();
-        let (later, change) = (RecordingId::random(), rig.ask(1));
+        let later = RecordingId::random();
+        rig.ask(1);
         rig.actives.begin(later, (), rig.streams[1].clone(), false);
-        rig.actives.changed(rig.id, change, false);
+        rig.refuse(1);
         rig.actives.over(rig.id);
         assert_eq!(rig.actives.live(rig.streams[1].id()).map(|a| a.id), Some(later));
     }
@@ -241,10 +273,11 @@ mod tests {
         let second = publish(&hub, "cam");
         assert_eq!(actives.waiting_for(second.stream()).map(|a| a.id), Some(id));
 
-        let change = actives.change(id, other.stream().clone());
-        assert!(actives.waiting_for(second.stream()).is_none(), "it goes over to another one");
-        actives.changed(id, change, false);
-        assert!(actives.waiting_for(second.stream()).is_some());
+        actives.ask(id, other.stream().clone());
+        assert!(actives.waiting_for(second.stream()).is_some(), "the other one may not come about");
+        actives.joined(id, other.stream().clone());
+        assert!(actives.waiting_for(second.stream()).is_none(), "it has gone over to another one");
+        actives.joined(id, first.stream().clone());
         actives.stopping(id);
         assert!(actives.waiting_for(second.stream()).is_none(), "its end was asked for");
         actives.begin(RecordingId::random(), (), first.stream().clone(), false);

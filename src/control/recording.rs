@@ -2,7 +2,7 @@
 
 use super::{
     Control, ControlError, RecordingState, Rules, RunningRecording, StartOptions, WhenRunning,
-    active::{Actives, Change},
+    active::Actives,
 };
 use crate::{
     config::{NameTemplate, WebrtcRecording},
@@ -17,11 +17,8 @@ use std::{sync::Arc, time::Duration};
 /// How long a start waits for the first frame to be in a file before it answers `starting`.
 const START_WAIT: Duration = Duration::from_secs(2);
 
-/// A request that is on its way to a recording, to go over to `stream`.
-struct GoingOver<T> {
-    change: Change,
-    answer: BoxFuture<'static, T>,
-}
+/// A recording, and what it will answer.
+type Asked = (Running, BoxFuture<'static, Result<Recording, Refusal>>);
 
 impl Control {
     /// A stream has begun to publish: a recording that waits for its publisher goes on with it, else one begins if the
@@ -33,21 +30,24 @@ impl Control {
         let (Some((id, running)), None) = (waiting, active.live(stream.id())) else {
             return self.begin_by_policy(&mut active, Source { stream, subscriber });
         };
-        let change = active.change(id, stream.clone());
+        let session = stream.id();
+        active.ask(id, stream.clone());
         let source = Source { stream, subscriber };
         let answer = in_line(async move { running.rejoin(source).await });
         drop(active);
-        tokio::spawn(self.clone().rejoin(id, GoingOver { change, answer }));
+        let control = self.clone();
+        tokio::spawn(async move { control.rejoined(id, session, answer.await) });
     }
 
-    async fn rejoin(self, id: RecordingId, going: GoingOver<Result<(), Source>>) {
-        let answer = going.answer.await;
+    fn rejoined(&self, id: RecordingId, session: MediaSessionId, answer: Result<(), Source>) {
         let mut active = self.active();
-        active.changed(id, going.change, answer.is_ok());
         match answer {
-            Ok(()) => tracing::info!(recording = %id, "its publisher is back; it goes on"),
-            // Its time was over.
-            Err(source) => self.begin_by_policy(&mut active, source),
+            Ok(()) => active.accepted(id, session),
+            // It waits for nobody, or not any more.
+            Err(source) => {
+                active.refused(id, session);
+                self.begin_by_policy(&mut active, source);
+            }
         }
     }
 
@@ -135,27 +135,34 @@ impl Control {
     }
 
     /// Has a recording go on with another live stream, at that one's next key frame; answers then, or after 2 s. It belongs
-    /// to the session of that stream from now on.
+    /// to the session of that stream from then on.
     pub async fn switch_recording(
         &self,
         id: RecordingId,
         to: MediaSessionId,
     ) -> Result<Recording, ControlError> {
-        let Some(going) = self.ask_to_switch(id, to)? else {
+        let Some((running, answer)) = self.ask_to_switch(id, to)? else {
             self.recording(id).await?;
             return Err(ControlError::Refused(Refusal::Over));
         };
-        let answer = going.answer.await;
-        self.active().changed(id, going.change, answer.is_ok());
-        answer.map_err(ControlError::Refused)
+        let answer = answer.await;
+        {
+            let mut active = self.active();
+            match answer {
+                Ok(_) => active.accepted(id, to),
+                Err(_) => active.refused(id, to),
+            }
+            // Before anyone else tells: who is answered finds the session changed.
+            active.joined(id, running.progress().stream);
+        }
+        let recording = answer.map_err(ControlError::Refused)?;
+        // One that ended before its first key frame is not gone over to.
+        let missed = running.progress().stream.id() != to && self.stream(to).is_err();
+        if missed { Err(ControlError::UnknownSession(to)) } else { Ok(recording) }
     }
 
     /// `None`: the recording is not under way.
-    fn ask_to_switch(
-        &self,
-        id: RecordingId,
-        to: MediaSessionId,
-    ) -> Result<Option<GoingOver<Result<Recording, Refusal>>>, ControlError> {
+    fn ask_to_switch(&self, id: RecordingId, to: MediaSessionId) -> Result<Option<Asked>, ControlError> {
         let mut active = self.active();
         let Some(now) = active.get(id).filter(|a| !a.stopping) else { return Ok(None) };
         if now.stream().id() == to {
@@ -168,11 +175,10 @@ impl Control {
         let subscriber =
             stream.subscribe_from_now(self.queue_bytes()).ok_or(ControlError::NotPublishing(to))?;
         stream.request_key_frame();
-        let mut running = now.running.clone();
-        let change = active.change(id, stream.clone());
-        let source = Source { stream, subscriber };
-        let answer = in_line(async move { running.switch(source).await });
-        Ok(Some(GoingOver { change, answer }))
+        let running = now.running.clone();
+        active.ask(id, stream.clone());
+        let (source, mut asked) = (Source { stream, subscriber }, running.clone());
+        Ok(Some((running, in_line(async move { asked.switch(source).await }))))
     }
 
     pub fn recording_state(&self, id: MediaSessionId) -> Result<RecordingState, ControlError> {
@@ -229,12 +235,23 @@ impl Control {
             degraded,
         });
         active.begin(running.id(), running.clone(), stream, waits);
-        let (control, mut watched) = (self.clone(), running.clone());
-        tokio::spawn(async move {
-            watched.done().await;
-            control.active().over(watched.id());
-        });
+        tokio::spawn(self.clone().watch(running.clone()));
         running
+    }
+
+    /// Keeps the table of recordings true until this one is done.
+    async fn watch(self, mut running: Running) {
+        let id = running.id();
+        loop {
+            let at = running.progress().stream.id();
+            running.left(at).await;
+            let mut active = self.active();
+            let now = running.progress();
+            if now.done {
+                return active.over(id);
+            }
+            active.joined(id, now.stream);
+        }
     }
 
     /// From the key frame at or before the pre-roll, and why it is shorter than that.

@@ -27,6 +27,7 @@ use crate::{
     gst::Templates,
     hub::{Stream, Subscriber},
     library::{Library, Lost, Recording, RecordingId, Status},
+    media::MediaSessionId,
 };
 use books::Books;
 use chrono::{SubsecRound, Utc};
@@ -96,7 +97,7 @@ impl Recorder {
         let recording = new_recording(&order);
         let id = recording.id;
         let started = recording.clone();
-        let (progress, watcher) = watch::channel(Progress::begin(recording));
+        let (progress, watcher) = watch::channel(Progress::begin(recording, order.stream.clone()));
         #[expect(
             clippy::disallowed_methods,
             reason = "an entry per event of a recording's life, never per frame"
@@ -206,6 +207,11 @@ impl Running {
 
     pub fn progress(&self) -> Progress {
         self.progress.borrow().clone()
+    }
+
+    /// Returns when another stream than this one is recorded, or the recording is done.
+    pub async fn left(&mut self, session: MediaSessionId) {
+        self.wait(|p| p.done || p.stream.id() != session).await;
     }
 
     /// Media time recorded so far, ms.

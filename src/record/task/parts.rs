@@ -163,11 +163,10 @@ impl Task {
             return;
         }
         let media_ns = self.clock.media_ns(frame.pts_ns());
-        if let Some(closing) = &mut self.closing {
-            if media_ns < closing.until_ns {
-                return self.write_closing(frame, now);
-            }
-            self.finish_closing();
+        match &self.closing {
+            Some(before) if media_ns >= before.until_ns => self.finish_closing(),
+            Some(before) if before.part.writer.has_place(&frame) => return self.write_closing(frame, now),
+            _ => {}
         }
         let seam = self.state.is_leaving() || self.part.as_ref().is_some_and(|p| p.due.is_near(media_ns));
         if seam && self.tracks.video().is_some() && self.has_place(&frame) {
