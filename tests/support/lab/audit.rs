@@ -42,7 +42,7 @@ pub fn part_files(recording: &Value) -> Vec<PathBuf> {
 pub fn decode_faults(file: &Path) -> Option<String> {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-v", "error", "-xerror", "-i"]).arg(file);
-    command.args(["-fps_mode", "passthrough", "-map", "0", "-f", "null", "-"]);
+    command.args(["-fps_mode", "passthrough", "-map", "0", "-f", "framecrc", "-y", "/dev/null"]);
     let output = command.output().expect("apt-get install ffmpeg");
     let said = String::from_utf8_lossy(&output.stderr);
     let fine = output.status.success() && said.trim().is_empty();

@@ -172,10 +172,9 @@ impl KillLab {
         let file = self.house.path("reeld.properties");
         let is_new = fs::read_to_string(&file).ok().as_ref() != Some(&properties);
         fs::write(file, properties).expect("the policy");
-        match self.daemon.take() {
-            Some(daemon) if !is_new => daemon,
-            _ => self.house.start(&self.program),
-        }
+        // An old one has to be gone before the next one starts.
+        let running = self.daemon.take().filter(|_| !is_new);
+        running.unwrap_or_else(|| self.house.start(&self.program))
     }
 
     fn publish(&self, daemon: &Daemon, name: &str) -> Encoder {
