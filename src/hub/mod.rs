@@ -1,11 +1,12 @@
 //! The meeting point: publishers bring access units, subscribers take them; neither knows the other.
 //!
-//! Lock order: rings shrinking < registry < stream < queue, and never two streams. No lock is held across I/O, an `.await` or a GStreamer call.
+//! Lock order: registry < stream < queue, and never two streams. No lock is held across I/O, an `.await` or a GStreamer call.
 
 mod gop;
 mod preroll;
 mod publisher;
 mod queue;
+mod ring;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use crate::media::{MediaSessionId, RoomName, StreamName};
 use preroll::{Budget, Share};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -49,8 +50,6 @@ struct Inner {
     /// How many bytes a subscriber may fall behind.
     queue_bytes: usize,
     preroll: Arc<Budget>,
-    /// Held by who makes room in the budget.
-    shrinking: Mutex<()>,
 }
 
 /// Rings that are shortened at one go; what is over then waits for the next access unit of any stream.
@@ -76,7 +75,6 @@ impl Hub {
             publishing,
             queue_bytes,
             preroll: Arc::new(Budget::new(preroll)),
-            shrinking: Mutex::default(),
         };
         (Self { inner: Arc::new(inner) }, receiver)
     }
@@ -125,13 +123,9 @@ impl Hub {
         self.inner.preroll.shortages()
     }
 
-    /// Shortens the longest rings until all fit the budget. The caller has no stream's lock.
+    /// Shortens the longest rings until all fit the budget. The caller has no stream's lock. Two at once may give up a
+    /// group more than needed; it comes back.
     fn shrink_rings(&self) {
-        let _only_one = match self.inner.shrinking.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
         for _ in 0..MAX_SHORTENED {
             let over_bytes = self.inner.preroll.over_bytes();
             let longest = if over_bytes > 0 { self.longest_ring() } else { None };

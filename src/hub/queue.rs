@@ -32,8 +32,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct QueueState {
     items: VecDeque<Item>,
-    /// What of `items` the subscription began with; `bytes` has it not.
-    preloaded: usize,
+    /// Without what the subscription began with.
     bytes: usize,
     overflow: Option<Overflow>,
     detached: bool,
@@ -49,7 +48,7 @@ struct Overflow {
 impl Subscriber {
     /// `first`: what the subscription begins with; it counts nothing against `max_bytes`.
     pub(super) fn new(max_bytes: usize, first: VecDeque<Item>) -> Self {
-        let state = QueueState { preloaded: first.len(), items: first, ..QueueState::default() };
+        let state = QueueState { items: first, ..QueueState::default() };
         let queue = Queue { state: Mutex::new(state), attention: OnceLock::new(), max_bytes };
         Self { queue: Arc::new(queue) }
     }
@@ -62,12 +61,20 @@ impl Subscriber {
     pub fn drain(&self, into: &mut VecDeque<Item>) {
         let mut state = self.queue.lock();
         state.bytes = 0;
-        state.preloaded = 0;
         if into.is_empty() {
             std::mem::swap(&mut state.items, into);
         } else {
             into.append(&mut state.items);
         }
+    }
+
+    /// Decoding time of the first access unit that waits, ns of the stream's running time.
+    pub fn first_frame_ns(&self) -> Option<u64> {
+        let state = self.queue.lock();
+        state.items.iter().find_map(|item| match item {
+            Item::Frame(frame) => Some(frame.dts_ns()),
+            _ => None,
+        })
     }
 
     /// `call` runs on the publisher's thread when the stream ends or the queue is half full; it must not block.
@@ -166,11 +173,8 @@ impl QueueState {
             return;
         }
         if let Some(Item::Tracks(before)) = self.items.back() {
-            if self.items.len() > self.preloaded {
-                self.bytes = self.bytes.saturating_sub(before.cost_bytes());
-            } else {
-                self.preloaded -= 1;
-            }
+            // Those a subscription began with were not counted: nothing follows them, so there is 0 to take off.
+            self.bytes = self.bytes.saturating_sub(before.cost_bytes());
             self.items.pop_back();
         }
         self.bytes += tracks.cost_bytes();

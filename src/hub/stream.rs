@@ -1,7 +1,7 @@
 use super::{
-    gop::GopRing,
     preroll::{PrerollGiven, Share, nanos},
     queue::{Item, Queue, Subscriber},
+    ring::GopRing,
 };
 use crate::media::{Frame, MediaKind, MediaSessionId, Protocol, RoomName, StreamName, Tracks};
 use chrono::{DateTime, TimeDelta, Utc};

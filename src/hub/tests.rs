@@ -90,7 +90,7 @@ fn a_stream_that_sends_nothing_gives_up_its_ring_too() {
 }
 
 #[test]
-fn streams_on_threads_of_their_own_share_the_budget_without_waiting_for_each_other() {
+fn streams_on_threads_of_their_own_share_the_budget() {
     let limit = 100 * group_bytes();
     let hub = hub(Duration::from_secs(60), limit);
     std::thread::scope(|threads| {
@@ -100,7 +100,7 @@ fn streams_on_threads_of_their_own_share_the_budget_without_waiting_for_each_oth
                 let mut cam = stream(&hub, &format!("cam{n}"));
                 for s in 0..500 {
                     cam.publish(&mut vec![picture(s, true, 1_000)]);
-                    // One group of each thread that makes room, or leaves it to who does.
+                    // What each thread has just added, before it made room.
                     assert!(hub.preroll_bytes() <= limit + 4 * group_bytes());
                 }
             });

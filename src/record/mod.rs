@@ -238,7 +238,10 @@ impl Running {
 
 fn new_recording(order: &Order) -> Recording {
     let announce = order.stream.announce();
-    let now = Utc::now().trunc_subsecs(3);
+    // It has what came before it was asked for: the group of pictures under way, or more.
+    let begun = order.subscriber.first_frame_ns().map(|ns| order.stream.wall_time(ns));
+    let now = Utc::now();
+    let started_at = begun.map_or(now, |at| at.min(now)).trunc_subsecs(3);
     let video = order.stream.snapshot().tracks.video().map(|t| t.codec);
     Recording {
         id: RecordingId::random(),
@@ -251,9 +254,9 @@ fn new_recording(order: &Order) -> Recording {
         session_id: announce.session_id.clone(),
         protocol: announce.protocol,
         container: order.policy.formats.container(video).to_string(),
-        started_at: now,
+        started_at,
         ended_at: None,
-        started_at_ms: now.timestamp_millis(),
+        started_at_ms: started_at.timestamp_millis(),
         duration_ms: 0,
         size: 0,
         parts: Vec::new(),
