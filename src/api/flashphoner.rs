@@ -266,7 +266,7 @@ impl Stream {
         let (app_key, media_provider) = match session.protocol {
             Protocol::Rtmp => ("flashStreamingApp", "Flash"),
             Protocol::Rtsp => ("rtspApp", "Flash"),
-            Protocol::Webrtc => ("defaultApp", "WebRTC"),
+            Protocol::Webrtc | Protocol::File => ("defaultApp", "WebRTC"),
         };
         Self {
             app_key,

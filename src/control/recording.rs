@@ -62,6 +62,7 @@ impl Control {
             Protocol::Rtmp => rules.policy.record_rtmp_streams,
             Protocol::Rtsp => rules.policy.record_rtsp_streams,
             Protocol::Webrtc => rules.policy.record_webrtc_streams == WebrtcRecording::Always,
+            Protocol::File => false,
         };
         let never = stream.announce().protocol == Protocol::Webrtc
             && rules.policy.record_webrtc_streams == WebrtcRecording::Never;
