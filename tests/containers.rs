@@ -3,6 +3,8 @@
 
 #[path = "containers/rig.rs"]
 mod rig;
+#[path = "containers/seams.rs"]
+mod seams;
 
 use gstreamer::{self as gst, prelude::*};
 use reeld::{

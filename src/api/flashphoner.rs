@@ -7,6 +7,7 @@ use super::{
     Answer, allow,
     body::{body, json, parse},
     flashphoner_pull,
+    options::{self, Amount},
     problem::{Kind, Problem, quoted},
     to_the_end,
 };
@@ -97,7 +98,7 @@ struct RecordingBody {
 #[serde(rename_all = "camelCase")]
 struct RecordingConfig {
     file_template: Option<String>,
-    rotation: Option<serde_json::Value>,
+    rotation: Option<Amount>,
 }
 
 impl RecordingBody {
@@ -113,10 +114,8 @@ impl RecordingBody {
 
     fn into_options(self) -> Result<StartOptions, Problem> {
         let config = self.config.unwrap_or_default();
-        if config.rotation.is_some() {
-            return Err(Problem::not_supported("config.rotation"));
-        }
-        Ok(StartOptions { file_template: config.file_template })
+        let rotation = options::rotation("config.rotation", config.rotation)?;
+        Ok(StartOptions { file_template: config.file_template, rotation, preroll: None })
     }
 }
 
@@ -321,7 +320,9 @@ pub(super) fn void() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rotation;
     use serde_json::json;
+    use std::time::Duration;
 
     fn session() -> Session {
         let video = SessionTrack {
@@ -419,9 +420,15 @@ mod tests {
         assert_eq!(start("{}").session().map_err(|p| p.kind()), Err(Kind::BadBody));
         let named = start(r#"{"mediaSessionId": "cam"}"#);
         assert_eq!(named.session().map_err(|p| p.kind()), Err(Kind::UnknownSession));
-        let problem = start(r#"{"config": {"rotation": "20M"}}"#).into_options().expect_err("not supported");
-        assert_eq!(problem.kind(), Kind::NotSupported);
-        assert!(problem.detail().contains("`config.rotation`"));
+        for (rotation, duration, bytes) in
+            [("\"20M\"", None, Some(20_000_000)), ("20", Some(Duration::from_secs(20)), None)]
+        {
+            let options = start(&format!("{{\"config\": {{\"rotation\": {rotation}}}}}")).into_options();
+            assert_eq!(options.expect("options").rotation, Some(Rotation { duration, bytes }));
+        }
+        let problem = start(r#"{"config": {"rotation": "20X"}}"#).into_options().expect_err("no rotation");
+        assert_eq!(problem.kind(), Kind::BadOption);
+        assert!(problem.detail().starts_with("config.rotation: "), "{}", problem.detail());
     }
 
     #[test]

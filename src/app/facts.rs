@@ -3,7 +3,7 @@
 use super::AppError;
 use super::ways_in::WaysIn;
 use crate::{
-    config::Limits,
+    config::DaemonConfig,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
     record::Totals,
@@ -52,7 +52,8 @@ pub(super) fn tell_addresses(file: &Path, addresses: &Addresses) -> Result<(), A
     fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, file)).map_err(failed)
 }
 
-pub(super) fn limits(limits: &Limits) -> LimitsInfo {
+pub(super) fn limits(config: &DaemonConfig) -> LimitsInfo {
+    let limits = &config.limits;
     let ms = |d: std::time::Duration| d.as_millis() as u64;
     LimitsInfo {
         max_connections: limits.max_connections,
@@ -64,6 +65,10 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
         hook_timeout_ms: ms(limits.hook_timeout),
         hook_concurrency: limits.hook_concurrency,
         recorder_queue_bytes: limits.recorder_queue_bytes,
+        preroll_ms: ms(limits.preroll),
+        preroll_memory_bytes: limits.preroll_memory_bytes,
+        max_part_duration_ms: ms(limits.max_part_duration),
+        sync_interval_ms: ms(config.sync_interval),
     }
 }
 
@@ -75,7 +80,12 @@ pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<
         move || pick(&totals).load(Ordering::Relaxed)
     };
     let (server, refusing) = (rtmp.clone(), rtmp.clone());
+    let (preroll, short) = (hub.clone(), hub.clone());
     metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
+    metrics.gauge("preroll_bytes", "Memory of what is kept for pre-roll.", move || preroll.preroll_bytes());
+    metrics.counter("preroll_shortages", "Streams whose pre-roll was cut: preroll_memory.", move || {
+        short.preroll_shortages()
+    });
     metrics.gauge("rtmp_connections", "Open RTMP connections.", move || server.stats().connections as u64);
     metrics.counter("rtmp_accepted", "RTMP connections accepted.", move || rtmp.stats().accepted);
     metrics.counter("rtmp_refused", "RTMP connections refused: max_connections.", move || {

@@ -1,5 +1,6 @@
 //! Everything between reeld and GStreamer: elements from templates, reeld's own muxer, pipelines with deadlines.
 
+pub mod decode;
 mod elements;
 mod inspect;
 pub mod mp4mux;

@@ -18,6 +18,7 @@ mod storage;
 mod strays;
 #[cfg(test)]
 pub(crate) mod testing;
+mod verify;
 
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
@@ -29,6 +30,7 @@ pub use outbox::{Delivery, HookJob, OutboxId};
 pub use recover::Interrupted;
 pub use salvage::{Inspect, MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
+pub use verify::{KnownPart, ReadOnlyCatalog};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};

@@ -27,7 +27,8 @@ impl fmt::Display for RecordingId {
     }
 }
 
-/// Where a recording is in its life. It only moves forward, down this list; but one that is paused may go on.
+/// Where a recording is in its life. It only moves forward, down this list; but one that is paused goes back to recording
+/// when it is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {

@@ -2,11 +2,15 @@
 //! writer threads, its finished parts handed on by its books.
 
 mod books;
+mod clock;
 mod feed;
 mod names;
 pub mod naming;
 mod params;
+mod part;
 mod pool;
+mod request;
+mod rotation;
 mod salvage;
 mod silence;
 mod state;
@@ -15,18 +19,20 @@ mod usage;
 mod writer;
 
 pub use books::{Progress, Totals};
+pub use request::{Refusal, Source};
 pub use salvage::make_whole;
-pub use task::{Refusal, Source};
 
 use crate::{
     config::Policy,
     gst::Templates,
     hub::{Stream, Subscriber},
     library::{Library, Lost, Recording, RecordingId, Status},
+    media::MediaSessionId,
 };
 use books::Books;
 use chrono::{SubsecRound, Utc};
 use pool::{Pool, Waker};
+use request::{Refused, Request};
 use std::{
     path::PathBuf,
     sync::{
@@ -35,7 +41,7 @@ use std::{
     },
     time::Duration,
 };
-use task::{Refused, Request, Task};
+use task::Task;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -91,7 +97,7 @@ impl Recorder {
         let recording = new_recording(&order);
         let id = recording.id;
         let started = recording.clone();
-        let (progress, watcher) = watch::channel(Progress::begin(recording));
+        let (progress, watcher) = watch::channel(Progress::begin(recording, order.stream.clone()));
         #[expect(
             clippy::disallowed_methods,
             reason = "an entry per event of a recording's life, never per frame"
@@ -110,7 +116,13 @@ impl Recorder {
         // A file begins with one: who sends none for seconds is asked.
         order.stream.request_key_frame();
         let totals = self.totals.clone();
-        let inputs = task::Inputs { id, stream: order.stream, subscriber: order.subscriber, storage, totals };
+        let inputs = task::Inputs {
+            id,
+            source: Source { stream: order.stream, subscriber: order.subscriber },
+            storage,
+            totals,
+            max_part_duration: order.max_part_duration,
+        };
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
         tracing::info!(
             recording = %id, room = %started.room_name, stream = %started.stream_name,
@@ -197,6 +209,11 @@ impl Running {
         self.progress.borrow().clone()
     }
 
+    /// Returns when another stream than this one is recorded, or the recording is done.
+    pub async fn left(&mut self, session: MediaSessionId) {
+        self.wait(|p| p.done || p.stream.id() != session).await;
+    }
+
     /// Media time recorded so far, ms.
     pub fn media_ms(&self) -> u64 {
         self.media_ms.load(Ordering::Relaxed)
@@ -221,7 +238,10 @@ impl Running {
 
 fn new_recording(order: &Order) -> Recording {
     let announce = order.stream.announce();
-    let now = Utc::now().trunc_subsecs(3);
+    // It has what came before it was asked for: the group of pictures under way, or more.
+    let begun = order.subscriber.first_frame_ns().map(|ns| order.stream.wall_time(ns));
+    let now = Utc::now();
+    let started_at = begun.map_or(now, |at| at.min(now)).trunc_subsecs(3);
     let video = order.stream.snapshot().tracks.video().map(|t| t.codec);
     Recording {
         id: RecordingId::random(),
@@ -234,9 +254,9 @@ fn new_recording(order: &Order) -> Recording {
         session_id: announce.session_id.clone(),
         protocol: announce.protocol,
         container: order.policy.formats.container(video).to_string(),
-        started_at: now,
+        started_at,
         ended_at: None,
-        started_at_ms: now.timestamp_millis(),
+        started_at_ms: started_at.timestamp_millis(),
         duration_ms: 0,
         size: 0,
         parts: Vec::new(),

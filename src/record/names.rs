@@ -15,6 +15,8 @@ pub(super) struct PartNames {
     audio_codec: Option<Codec>,
     video_codec: Option<Codec>,
     part: u32,
+    /// The number goes into the name.
+    numbered: bool,
     started_at: DateTime<Utc>,
     opened_at: DateTime<Utc>,
     extension: String,
@@ -29,12 +31,13 @@ pub(super) struct PartEnd {
 }
 
 impl PartNames {
-    /// `started_at`: when the part's first frame was made, by the stream's clock.
+    /// `numbered`: the recording has, or will have, more parts than one. `started_at`: when the part's first frame was made, by the stream's clock.
     pub fn new(
         rule: &NameRule,
         stream: &Arc<Stream>,
         plans: &[TrackPlan],
         part: u32,
+        numbered: bool,
         started_at: DateTime<Utc>,
         extension: &str,
     ) -> Self {
@@ -45,6 +48,7 @@ impl PartNames {
             audio_codec: codec(MediaKind::Audio),
             video_codec: codec(MediaKind::Video),
             part,
+            numbered,
             started_at,
             opened_at: Utc::now(),
             extension: extension.to_owned(),
@@ -76,7 +80,7 @@ impl PartNames {
             }),
         };
         let numbered =
-            self.part > 1 && !self.rule.template.uses_start_time() && !self.rule.template.uses_part();
+            self.numbered && !self.rule.template.uses_start_time() && !self.rule.template.uses_part();
         let stem = file_stem(&self.rule, &facts, numbered.then_some(self.part), &self.extension);
         if n == 1 { stem } else { with_suffix(&stem, &format!("_{n}"), &self.extension) }
     }

@@ -1,8 +1,11 @@
 //! The writer threads: a few, however many recordings there are. Each wakes on a common tick and writes what
 //! its recordings have gathered, so that a recording costs no thread and no wake-up of its own.
 
-use super::task::{Refused, Request, Task};
-use crate::library::RecordingId;
+use super::{
+    request::{Refused, Request},
+    task::Task,
+};
+use crate::{hub::Subscriber, library::RecordingId};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -43,9 +46,15 @@ struct Thread {
 pub(super) struct Waker(Sender<Command>);
 
 impl Waker {
-    pub fn poll(&self, id: RecordingId) {
+    fn poll(&self, id: RecordingId) {
         // Without a thread there is nothing left to wake.
         let _ = self.0.send(Command::Poll(id));
+    }
+
+    /// Has the recording polled when the stream ends or the queue fills.
+    pub fn poll_at_attention_of(&self, subscriber: &Subscriber, id: RecordingId) {
+        let waker = self.clone();
+        subscriber.on_attention(move || waker.poll(id));
     }
 
     pub fn stop(&self, id: RecordingId) {
@@ -80,7 +89,7 @@ impl Pool {
     }
 
     /// Gives the task to the thread with the fewest.
-    pub fn attach(&self, task: Task) -> Waker {
+    pub fn attach(&self, mut task: Task) -> Waker {
         let least = self.threads.iter().min_by_key(|t| t.tasks.load(Ordering::Relaxed));
         let thread = least.expect("a pool has at least one thread");
         thread.tasks.fetch_add(1, Ordering::Relaxed);

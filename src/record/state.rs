@@ -7,13 +7,28 @@ use std::{collections::VecDeque, time::Duration};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     /// The tracks that follow; `video`: one of them is video.
-    Tracks { video: bool, change: Change },
+    Tracks {
+        video: bool,
+        change: Change,
+    },
     /// A track speaks that the file under way has no place for.
     Outgrown,
     /// An access unit; `key`: decoding can begin here.
-    Frame { video: bool, key: bool },
+    Frame {
+        video: bool,
+        key: bool,
+    },
     /// Frames were left out before the next one, which is a key frame.
     Overflow,
+    /// The part under way is to end at the next key frame.
+    Rotate,
+    Pause,
+    Resume,
+    /// What follows comes from another stream, beginning with a key frame. `fits`: the file under way can go on with it.
+    Joined {
+        video: bool,
+        fits: bool,
+    },
     /// A part could not be opened or written.
     WriteFailed,
     /// No part can ever be opened: the codec does not fit the container.
@@ -28,14 +43,19 @@ pub(super) enum Input {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Nothing,
-    /// Keep this audio frame: it belongs to a part that opens soon.
+    /// Leave this frame out: it was asked for.
+    Skip,
+    /// Keep this audio frame: it belongs to a part that opens soon, or to the one that goes on soon.
     Hold,
     /// Open the next part, write what was held, then this frame.
     Open,
     /// Close the part under way, but keep what was held for the next one; then as `Open`.
     Reopen,
     Write,
-    /// Go on with the part under way until the next key frame; ask for one.
+    /// With this frame the recording goes on after a time that was left out: in the part under way, or in the next one
+    /// where there is none.
+    GoOn,
+    /// Ask for a key frame. A part that is under way goes on until it comes.
     AskKey,
     /// Close the part under way, if any; the next one opens at the next key frame.
     Close,
@@ -54,6 +74,12 @@ enum Phase {
     Writing,
     /// As `Writing`, until the next part can begin.
     Leaving {
+        video: bool,
+    },
+    /// A part may be open; it waits.
+    Paused,
+    /// As `Paused`, until the next key frame.
+    Resuming {
         video: bool,
     },
     Ended,
@@ -105,8 +131,12 @@ impl State {
                 self.has_video = video;
                 if change == Change::Grows { self.leave() } else { self.close() }
             }
-            Input::Outgrown => self.leave(),
+            Input::Outgrown | Input::Rotate => self.leave(),
+            Input::Overflow if self.is_left_out() => Action::Nothing,
             Input::Overflow => self.close(),
+            Input::Pause => self.pause(),
+            Input::Resume => self.resume(),
+            Input::Joined { video, fits } => self.joined(video, fits),
             Input::WriteFailed => self.write_failed(now),
             Input::Impossible => self.end(Action::Fail),
             Input::Stop | Input::End => self.end(Action::Finish),
@@ -124,8 +154,63 @@ impl State {
             Phase::WaitKey { video: false } => self.open(now),
             Phase::WaitKey { video: true } if video && key => self.open(now),
             Phase::WaitKey { video: true } if !video => Action::Hold,
-            _ => Action::Nothing,
+            Phase::Paused => Action::Skip,
+            Phase::Resuming { video: wanted } if !wanted || (video && key) => {
+                self.phase = Phase::Writing;
+                Action::GoOn
+            }
+            Phase::Resuming { .. } => {
+                if video {
+                    Action::Skip
+                } else {
+                    Action::Hold
+                }
+            }
+            Phase::WaitTracks | Phase::WaitKey { .. } | Phase::Ended => Action::Nothing,
         }
+    }
+
+    /// Paused, or not yet going on after it: what is missing then is not lost.
+    pub fn is_left_out(&self) -> bool {
+        matches!(self.phase, Phase::Paused | Phase::Resuming { .. })
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.phase == Phase::Paused
+    }
+
+    /// The part under way ends at the next key frame.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaving { .. })
+    }
+
+    /// Nothing more can be done before a video key frame comes.
+    pub fn wants_key(&self) -> bool {
+        use Phase::{Leaving, Resuming, WaitKey};
+        matches!(self.phase, WaitKey { video: true } | Leaving { video: true } | Resuming { video: true })
+    }
+
+    fn pause(&mut self) -> Action {
+        let leaving = self.is_leaving();
+        self.phase = Phase::Paused;
+        if leaving { Action::Close } else { Action::Nothing }
+    }
+
+    fn resume(&mut self) -> Action {
+        if self.phase != Phase::Paused {
+            return Action::Nothing;
+        }
+        self.phase = Phase::Resuming { video: self.has_video };
+        Action::AskKey
+    }
+
+    fn joined(&mut self, video: bool, fits: bool) -> Action {
+        let stays = fits && !self.is_leaving();
+        self.has_video = video;
+        if self.phase != Phase::Paused {
+            self.phase = Phase::Resuming { video };
+        }
+        if stays { Action::Nothing } else { Action::Close }
     }
 
     fn open(&mut self, now: Duration) -> Action {
@@ -150,6 +235,7 @@ impl State {
                 self.phase = Phase::Leaving { video: self.has_video };
                 Action::Nothing
             }
+            Phase::Paused | Phase::Resuming { .. } => self.close(),
             _ => {
                 self.phase = Phase::WaitKey { video: self.has_video };
                 Action::Nothing
@@ -158,9 +244,18 @@ impl State {
     }
 
     fn close(&mut self) -> Action {
-        let was_writing = matches!(self.phase, Phase::Writing | Phase::Leaving { .. });
-        self.phase = Phase::WaitKey { video: self.has_video };
-        if was_writing { Action::Close } else { Action::Nothing }
+        let was_open = self.phase > Phase::WaitKey { video: true };
+        self.wait_for_key();
+        if was_open { Action::Close } else { Action::Nothing }
+    }
+
+    /// There is no part now. What is left out stays left out.
+    fn wait_for_key(&mut self) {
+        self.phase = match self.phase {
+            Phase::Paused => Phase::Paused,
+            Phase::Resuming { .. } => Phase::Resuming { video: self.has_video },
+            _ => Phase::WaitKey { video: self.has_video },
+        };
     }
 
     fn write_failed(&mut self, now: Duration) -> Action {
@@ -171,7 +266,7 @@ impl State {
         if self.errors.len() >= self.budget.max as usize {
             return self.end(Action::Fail);
         }
-        self.phase = Phase::WaitKey { video: self.has_video };
+        self.wait_for_key();
         Action::Close
     }
 
@@ -262,6 +357,59 @@ mod tests {
             (KEY, Reopen),
         ]);
         run(&[(alone, Nothing), (grows(true), Nothing), (AUDIO, Hold), (KEY, Open)]);
+    }
+
+    #[test]
+    fn a_part_gives_way_to_the_next_at_a_key_frame() {
+        run(&[
+            (AV, Nothing),
+            (KEY, Open),
+            (Input::Rotate, AskKey),
+            (DELTA, Write),
+            (AUDIO, Write),
+            (Input::Rotate, Nothing),
+            (KEY, Reopen),
+            (DELTA, Write),
+        ]);
+    }
+
+    #[test]
+    fn a_pause_leaves_out_and_goes_on_in_the_same_part() {
+        let begun = [(AV, Nothing), (KEY, Open)];
+        let paused = [(Input::Pause, Nothing), (KEY, Skip), (AUDIO, Skip), (Input::Overflow, Nothing)];
+        let resumed = [(Input::Resume, AskKey), (DELTA, Skip), (AUDIO, Hold), (KEY, GoOn), (DELTA, Write)];
+        run(&[&begun[..], &paused, &resumed].concat());
+        run(&[&begun[..], &paused, &[(Input::Stop, Finish)]].concat());
+        // A second pause before the first key frame.
+        run(&[&begun[..], &paused, &resumed[..2], &paused, &resumed].concat());
+        // Where the part was to end anyway, it ends.
+        let split = [(Input::Rotate, AskKey), (Input::Pause, Close)];
+        run(&[&begun[..], &split, &paused[1..], &resumed].concat());
+    }
+
+    #[test]
+    fn other_parameters_in_a_pause_begin_a_new_part_after_it() {
+        run(&[
+            (AV, Nothing),
+            (KEY, Open),
+            (Input::Pause, Nothing),
+            (AV, Close),
+            (KEY, Skip),
+            (Input::Resume, AskKey),
+            (KEY, GoOn),
+            (DELTA, Write),
+        ]);
+    }
+
+    #[test]
+    fn another_stream_goes_on_where_it_can() {
+        let joined = |fits| Input::Joined { video: true, fits };
+        let begun = [(AV, Nothing), (KEY, Open)];
+        run(&[&begun[..], &[(joined(true), Nothing), (KEY, GoOn), (DELTA, Write)]].concat());
+        run(&[&begun[..], &[(joined(false), Close), (KEY, GoOn), (DELTA, Write)]].concat());
+        run(&[&begun[..], &[(Input::Rotate, AskKey), (joined(true), Close), (KEY, GoOn)]].concat());
+        run(&[&begun[..], &[(Input::Pause, Nothing), (joined(true), Nothing), (KEY, Skip)]].concat());
+        run(&[(AV, Nothing), (joined(true), Nothing), (KEY, GoOn), (DELTA, Write)]);
     }
 
     #[test]

@@ -1,19 +1,31 @@
+//! One recording under way: takes what its stream sends, asks the state machine what to do about it, and does it.
+//!
+//! [`parts`] opens, writes and closes files; [`sources`] goes over to another stream.
+
+mod parts;
+mod sources;
+
 use super::{
-    books::{ClosedPart, Entry, Totals},
-    names::PartNames,
+    books::{Entry, Totals},
+    clock::Clock,
     params::Change,
+    part::OpenPart,
     pool::Waker,
+    request::{Refusal, Refused, Request, Source},
+    rotation::RotationRule,
     state::{Action, ErrorBudget, Input, State},
-    writer::{Place, Writer},
+    writer::Span,
 };
 use crate::{
-    config::{AudioRule, Policy},
-    gst::{PipelineError, PlanError, Templates},
-    hub::{Item, Stream, Subscriber},
-    library::{PartFile, PartLost, RecordingId, Storage, StorageError},
-    media::{Frame, Gap, GapKind, MediaKind, Protocol, Tracks},
+    config::Policy,
+    gst::Templates,
+    hub::{Item, Stream},
+    library::{RecordingId, Storage},
+    media::{Frame, Gap, GapKind, MediaKind, Tracks},
 };
 use chrono::{DateTime, Utc};
+use parts::Closing;
+use sources::Next;
 use std::{
     collections::VecDeque,
     sync::{
@@ -26,72 +38,43 @@ use tokio::sync::mpsc;
 
 /// Gaps that are told one by one; of more only what is lost is counted.
 const MAX_GAPS: usize = 1_000;
-/// Access units kept while waiting for a video key frame, at most.
-const MAX_HELD: usize = 1_000;
-/// Audio kept while waiting for a video key frame: the newest second of it.
-const HELD_AUDIO_NS: u64 = 1_000_000_000;
-
-/// Where access units come from.
-pub struct Source {
-    pub stream: Arc<Stream>,
-    pub subscriber: Subscriber,
-}
-
-/// What a recording under way can be asked for.
-pub(super) enum Request {
-    Split,
-    Pause,
-    Resume,
-    Switch(Source),
-    /// The publisher has come back, as this stream.
-    Return(Source),
-}
-
-/// Why a recording does not do what it is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("the recording has ended")]
-    Over,
-    #[error("the recording has not begun: no frame is in a file yet")]
-    NotBegun,
-    #[error("the recording is paused; resume it first")]
-    Paused,
-    #[error("the recording is not paused")]
-    NotPaused,
-    #[error("the recording waits for no publisher")]
-    NotAway,
-}
-
-pub(super) struct Refused {
-    pub why: Refusal,
-    pub request: Request,
-}
-
-impl Refused {
-    pub fn over(request: Request) -> Self {
-        Self { why: Refusal::Over, request }
-    }
-}
+/// A key frame that was asked for and did not come is asked for again: the request may be lost.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One recording under way. Lives on a writer thread, which polls it a few times a second.
 pub(super) struct Task {
     pub id: RecordingId,
-    stream: Arc<Stream>,
-    subscriber: Subscriber,
+    /// The stream it began with: what its files are named after.
+    origin: Arc<Stream>,
+    source: Source,
+    /// What the frames of `source` belong to.
+    tracks: Tracks,
+    /// The stream that it goes over to.
+    next: Option<Next>,
+    /// `source` has ended; the recording ends then unless something comes in its place.
+    away_until: Option<Duration>,
+    clock: Clock,
+    /// Since when, and why, what arrives is left out.
+    left_out: Option<LeftOut>,
     policy: Arc<Policy>,
+    rotation: RotationRule,
     templates: Arc<Templates>,
     storage: Storage,
     /// An entry per event in a recording's life, never per frame, so it needs no bound.
     books: mpsc::UnboundedSender<Entry>,
     media_ms: Arc<AtomicU64>,
+    waker: Option<Waker>,
     state: State,
-    tracks: Tracks,
     items: VecDeque<Item>,
     held: VecDeque<Frame>,
     part: Option<OpenPart>,
+    /// The part before, until the sound that belongs to it has come.
+    closing: Option<Closing>,
     parts_opened: u32,
     /// Media time of the parts already closed, ms.
     closed_ms: u64,
+    /// What the part written last covers.
+    last_span: Span,
     last_error: Option<String>,
     totals: Arc<Totals>,
     /// Access units that no part holds, not yet told to the books.
@@ -99,39 +82,23 @@ pub(super) struct Task {
     /// Of gaps that are not told one by one.
     packets_lost: u64,
     gaps_told: usize,
+    asked_for_key: Duration,
     ended: bool,
 }
 
 /// What is recorded, and where to.
 pub(super) struct Inputs {
     pub id: RecordingId,
-    pub stream: Arc<Stream>,
-    pub subscriber: Subscriber,
+    pub source: Source,
     pub storage: Storage,
     pub totals: Arc<Totals>,
+    pub max_part_duration: Duration,
 }
 
-struct OpenPart {
-    writer: Writer,
-    file: PartFile,
-    names: PartNames,
-    number: u32,
-    started_at: DateTime<Utc>,
-    base_ns: u64,
-    gaps: Vec<Gap>,
-    lost: PartLost,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    #[error("no pipelines/*.toml describes container {0:?}, which record_formats asks for")]
-    NoTemplate(&'static str),
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error("cannot write {file}: {source}")]
-    Pipeline { file: String, source: PipelineError },
+#[derive(Clone, Copy)]
+struct LeftOut {
+    kind: GapKind,
+    since: DateTime<Utc>,
 }
 
 impl Task {
@@ -142,54 +109,69 @@ impl Task {
         books: mpsc::UnboundedSender<Entry>,
         media_ms: Arc<AtomicU64>,
     ) -> Self {
-        let Inputs { id, stream, subscriber, storage, totals } = inputs;
+        let Inputs { id, source, storage, totals, max_part_duration } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
+        let rotation =
+            RotationRule { rotation: policy.rotation, align: policy.rotation_align, max: max_part_duration };
         Self {
             id,
-            stream,
-            subscriber,
+            origin: source.stream.clone(),
+            source,
+            tracks: Tracks::default(),
+            next: None,
+            away_until: None,
+            clock: Clock::default(),
+            left_out: None,
             policy,
+            rotation,
             templates,
             storage,
             books,
             media_ms,
+            waker: None,
             state: State::new(budget),
-            tracks: Tracks::default(),
             items: VecDeque::new(),
             held: VecDeque::new(),
             part: None,
+            closing: None,
             parts_opened: 0,
             closed_ms: 0,
+            last_span: Span::default(),
             last_error: None,
             totals,
             frames_lost: 0,
             packets_lost: 0,
             gaps_told: 0,
+            asked_for_key: Duration::ZERO,
             ended: false,
         }
     }
 
     /// Has the pool poll this task at once when its stream ends or its queue fills.
-    pub fn wake_by(&self, waker: Waker) {
-        let id = self.id;
-        self.subscriber.on_attention(move || waker.poll(id));
+    pub fn wake_by(&mut self, waker: Waker) {
+        waker.poll_at_attention_of(&self.source.subscriber, self.id);
+        self.waker = Some(waker);
     }
 
     /// Writes what has arrived. False when the recording is over and the task can go.
     pub fn poll(&mut self, now: Duration) -> bool {
         let mut items = std::mem::take(&mut self.items);
-        self.subscriber.drain(&mut items);
+        self.source.subscriber.drain(&mut items);
         for item in items.drain(..) {
             self.take(item, now);
         }
         // Handed back empty, with its memory.
         self.items = items;
+        self.take_next(now);
+        if self.away_until.is_some_and(|until| now >= until) {
+            self.input(Input::End, None, now);
+        }
         if let Some(Err(e)) = self.part.as_mut().map(|p| p.writer.check()) {
             self.failed(&e, now);
         }
+        self.ask_again(now);
         self.tell_losses();
-        let running_ms = self.part.as_ref().map_or(0, |p| p.writer.span().duration_ms());
-        self.media_ms.store(self.closed_ms + running_ms, Ordering::Relaxed);
+        self.media_ms.store(self.recorded_ms(), Ordering::Relaxed);
         !self.ended
     }
 
@@ -199,26 +181,72 @@ impl Task {
         self.input(Input::Stop, None, now);
     }
 
-    pub fn ask(&mut self, request: Request, _now: Duration) -> Result<(), Refused> {
-        Err(Refused { why: Refusal::NotBegun, request })
+    /// Writes what has arrived until now and does what is asked for, or begins to.
+    pub fn ask(&mut self, request: Request, now: Duration) -> Result<(), Refused> {
+        self.poll(now);
+        if let Some(why) = self.refusal(&request) {
+            return Err(Refused { why, request });
+        }
+        match request {
+            Request::Split => self.input(Input::Rotate, None, now),
+            Request::Pause => {
+                self.release_held();
+                self.finish_closing();
+                self.leave_out(GapKind::Pause);
+                self.input(Input::Pause, None, now);
+                self.tell(Entry::Paused);
+            }
+            Request::Resume => self.input(Input::Resume, None, now),
+            Request::Switch(source) => self.expect(source, GapKind::Switch, now),
+            Request::Return(source) => self.expect(source, GapKind::Reconnect, now),
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, request: &Request) -> Option<Refusal> {
+        let (begun, paused) = (self.parts_opened > 0, self.state.is_paused());
+        match request {
+            _ if self.ended => Some(Refusal::Over),
+            Request::Split if self.state.is_left_out() => Some(Refusal::Paused),
+            Request::Split if self.part.is_none() => Some(Refusal::NotBegun),
+            Request::Pause if paused => Some(Refusal::Paused),
+            Request::Pause if !begun => Some(Refusal::NotBegun),
+            Request::Resume if !paused => Some(Refusal::NotPaused),
+            Request::Return(_) if self.away_until.is_none() => Some(Refusal::NotAway),
+            _ => None,
+        }
     }
 
     fn take(&mut self, item: Item, now: Duration) {
         match item {
             Item::Tracks(tracks) => self.set_tracks(tracks, now),
             Item::Frame(frame) => {
-                let kind = self.tracks.get(frame.track).map(|t| t.kind());
-                let input = Input::Frame { video: kind == Some(MediaKind::Video), key: frame.is_key() };
-                self.input(input, Some(frame), now);
+                let video = self.kind_of(&frame) == Some(MediaKind::Video);
+                self.rotate_when_due(&frame, video, now);
+                self.input(Input::Frame { video, key: frame.is_key() }, Some(frame), now);
             }
             Item::Gap(gap) => {
                 let overflow = gap.kind == GapKind::Overflow;
-                self.note(gap);
+                self.note_of_stream(gap);
                 if overflow {
                     self.input(Input::Overflow, None, now);
                 }
             }
-            Item::End(_) => self.input(Input::End, None, now),
+            Item::End(reason) => self.source_ended(&reason, now),
+        }
+    }
+
+    fn kind_of(&self, frame: &Frame) -> Option<MediaKind> {
+        self.tracks.get(frame.track).map(|t| t.kind())
+    }
+
+    /// The pictures decide, or the sound where there are none.
+    fn rotate_when_due(&mut self, frame: &Frame, video: bool, now: Duration) {
+        let Some(part) = &self.part else { return };
+        let decides = video || self.tracks.video().is_none();
+        let media_ns = self.clock.media_ns(frame.pts_ns());
+        if decides && !self.state.is_left_out() && part.due.is_reached(media_ns, part.writer.bytes()) {
+            self.input(Input::Rotate, None, now);
         }
     }
 
@@ -231,7 +259,7 @@ impl Task {
             (Some(part), Change::Grows) => {
                 part.writer.set_tracks(&tracks);
                 for track in tracks.iter().skip(self.tracks.iter().len()) {
-                    let after_ms = part.writer.span().duration_ms();
+                    let after_ms = part.duration_ms();
                     part.writer.degrade(format!(
                         "a {} track came after {after_ms} ms: it is in the next part, which begins at the next key frame",
                         track.codec
@@ -246,166 +274,109 @@ impl Task {
     fn input(&mut self, input: Input, frame: Option<Frame>, now: Duration) {
         match (self.state.step(input, now), frame) {
             (Action::Nothing, Some(_)) if self.parts_opened > 0 && !self.ended => self.frames_lost += 1,
-            (Action::Nothing, _) => {}
-            (Action::Hold, Some(frame)) => self.hold(frame),
+            (Action::Nothing | Action::Skip, _) => {}
+            (Action::Hold, Some(frame)) => self.hold(frame, parts::HELD_AUDIO_NS),
             (Action::Open, Some(frame)) => self.open(frame, now),
-            (Action::Reopen, Some(frame)) => {
-                let held = std::mem::take(&mut self.held);
-                self.close();
-                self.held = held;
-                self.open(frame, now);
-            }
-            (Action::AskKey, _) => self.stream.request_key_frame(),
-            (Action::Write, Some(frame)) => self.write(&frame, now),
+            (Action::Reopen, Some(frame)) => self.reopen(frame, now),
+            (Action::GoOn, Some(frame)) => self.go_on(frame, now),
+            (Action::AskKey, _) => self.ask_for_key(now),
+            (Action::Write, Some(frame)) => self.write(frame, now),
             (Action::Close, _) => self.close(),
             (Action::Finish, _) => self.end(None),
             (Action::Fail, _) => {
                 let error = self.last_error.clone();
                 self.end(Some(error.unwrap_or_else(|| "too many errors".into())));
             }
-            (action @ (Action::Hold | Action::Open | Action::Reopen | Action::Write), None) => {
+            (
+                action @ (Action::Hold | Action::Open | Action::Reopen | Action::GoOn | Action::Write),
+                None,
+            ) => {
                 debug_assert!(false, "{action:?} follows a frame only");
             }
         }
     }
 
-    fn hold(&mut self, frame: Frame) {
-        let oldest_ns = frame.dts_ns().saturating_sub(HELD_AUDIO_NS);
-        self.held.push_back(frame);
-        while self.held.len() > MAX_HELD || self.held.front().is_some_and(|f| f.dts_ns() < oldest_ns) {
-            self.held.pop_front();
-            self.frames_lost += 1;
-        }
+    fn ask_for_key(&mut self, now: Duration) {
+        self.asked_for_key = now;
+        let wanted = self.next.as_ref().map_or(&self.source.stream, |next| &next.source.stream);
+        wanted.request_key_frame();
     }
 
-    fn open(&mut self, frame: Frame, now: Duration) {
-        self.held.push_back(frame);
-        match self.open_part() {
-            Ok(part) => {
-                self.tell(Entry::Opened {
-                    name: part.file.name().to_owned(),
-                    number: part.number,
-                    path: part.file.path().to_owned(),
-                    started_at: part.started_at,
-                });
-                self.parts_opened = part.number;
-                self.part = Some(part);
-                for frame in std::mem::take(&mut self.held) {
-                    self.write(&frame, now);
-                }
-            }
-            Err(OpenError::Storage(e)) => self.failed(&e, now),
-            Err(e @ OpenError::Pipeline { .. }) => self.failed(&e, now),
-            Err(e) => {
-                self.last_error = Some(e.to_string());
-                self.input(Input::Impossible, None, now);
-            }
-        }
-    }
-
-    fn open_part(&self) -> Result<OpenPart, OpenError> {
-        let container = self.policy.formats.container(self.tracks.video().map(|t| t.codec)).as_str();
-        let template = self.templates.get(container).ok_or(OpenError::NoTemplate(container))?;
-        let plans = template.plan(&self.tracks, self.policy.audio == AudioRule::Passthrough)?;
-        let base_ns = self.held.iter().map(Frame::dts_ns).min().unwrap_or(0);
-        let number = self.parts_opened + 1;
-        let started_at = self.stream.wall_time(base_ns);
-        let names =
-            PartNames::new(&self.policy.name, &self.stream, &plans, number, started_at, &template.extension);
-        let file = self.storage.reserve(|n| names.stem(n, None), &template.extension)?;
-        // Browsers change the resolution as the network allows.
-        let repeat = self.stream.announce().protocol == Protocol::Webrtc;
-        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns, repeat, &self.totals)
-            .map_err(|source| OpenError::Pipeline { file: file.path().display().to_string(), source });
-        let writer = match writer {
-            Ok(writer) => writer,
-            Err(e) => {
-                // The error that is told is the one that matters; an empty .part does no harm.
-                let _ = self.storage.discard(file);
-                return Err(e);
-            }
-        };
-        Ok(OpenPart {
-            writer,
-            file,
-            names,
-            number,
-            started_at,
-            base_ns,
-            gaps: Vec::new(),
-            lost: PartLost::default(),
-        })
-    }
-
-    fn write(&mut self, frame: &Frame, now: Duration) {
-        let audio = self.tracks.get(frame.track).is_some_and(|t| t.kind() == MediaKind::Audio);
-        let Some(part) = &mut self.part else {
-            self.frames_lost += 1;
-            return;
-        };
-        match part.writer.write(frame) {
-            Ok(Place::Written) => {}
-            Ok(Place::NoTrack) if audio => {
-                self.hold(frame.clone());
-                self.input(Input::Outgrown, None, now);
-            }
-            Ok(Place::NoTrack | Place::Taken) => {
-                part.lost.frames += 1;
-                self.frames_lost += 1;
-            }
-            Err(source) => {
-                let file = part.file.path().display().to_string();
-                self.frames_lost += 1;
-                self.failed(&OpenError::Pipeline { file, source }, now);
-            }
+    fn ask_again(&mut self, now: Duration) {
+        let waits = self.next.is_some() || self.state.wants_key();
+        if waits && now.saturating_sub(self.asked_for_key) >= ASK_AGAIN {
+            self.ask_for_key(now);
         }
     }
 
     fn failed(&mut self, error: &dyn std::error::Error, now: Duration) {
-        let announce = self.stream.announce();
+        let announce = self.origin.announce();
         tracing::error!(
             recording = %self.id, room = %announce.room, stream = %announce.name, error = %error,
             "cannot write the recording; it goes on at the next key frame unless errors repeat"
         );
         self.last_error = Some(error.to_string());
+        self.frames_lost += self.held.len() as u64;
+        self.held.clear();
         self.input(Input::WriteFailed, None, now);
     }
 
-    fn note(&mut self, gap: Gap) {
-        let base_ms = self.part.as_ref().map_or(gap.at_ms, |p| p.base_ns / 1_000_000);
-        let at_ms = gap.at_ms.saturating_sub(base_ms);
-        if let Some(part) = &mut self.part {
-            part.lost.packets += gap.packets;
-            part.lost.frames += gap.frames;
-        }
-        self.gaps_told += 1;
-        if self.gaps_told > MAX_GAPS {
-            self.frames_lost += gap.frames;
-            self.packets_lost += gap.packets;
+    /// What arrives from now on is left out, since what is written ends.
+    fn leave_out(&mut self, kind: GapKind) {
+        if self.parts_opened == 0 {
             return;
         }
-        if let Some(part) = &mut self.part {
-            part.gaps.push(Gap { at_ms, ..gap.clone() });
-        }
-        self.tell(Entry::Gap(Gap { at_ms: at_ms + self.closed_ms, ..gap }));
+        let since = self.wall_time(self.written().end_pts_ns);
+        self.left_out.get_or_insert(LeftOut { kind, since });
     }
 
-    /// Closes the part under way, if any. What was held belonged to it, or to parameters that are past.
-    fn close(&mut self) {
-        self.frames_lost += self.held.len() as u64;
-        self.held.clear();
-        let Some(part) = self.part.take() else { return };
-        self.closed_ms += part.writer.span().duration_ms();
-        self.tell(Entry::Closed(Box::new(ClosedPart {
-            writer: part.writer,
-            file: part.file,
-            names: part.names,
-            number: part.number,
-            started_at: part.started_at,
-            gaps: part.gaps,
-            lost: part.lost,
-            left_out: self.stream.left_out(),
-        })));
+    /// The first frame after a time that was left out: what is written and what follows meet.
+    fn go_on(&mut self, frame: Frame, now: Duration) {
+        let wall = self.source.stream.wall_time(frame.pts_ns());
+        let written = self.written();
+        self.clock.go_on(written, &frame);
+        if let Some(LeftOut { kind, since }) = self.left_out.take() {
+            let by_ms = (wall - since).num_milliseconds().max(0);
+            let at_ms = self.clock.media_ns(frame.pts_ns()) / 1_000_000;
+            self.note(Gap { kind, at_ms, by_ms, at: Some(since), frames: 0, packets: 0 });
+        }
+        self.tell(Entry::WentOn);
+        let first_ns = frame.pts_ns();
+        self.held.retain(|f| f.pts_ns() >= first_ns);
+        if self.part.is_none() {
+            return self.open(frame, now);
+        }
+        self.set_due(first_ns, wall);
+        let held = std::mem::take(&mut self.held);
+        self.write(frame, now);
+        held.into_iter().for_each(|frame| self.write(frame, now));
+    }
+
+    /// `gap.at_ms`: running time of the stream.
+    fn note_of_stream(&mut self, gap: Gap) {
+        if self.state.is_left_out() {
+            return;
+        }
+        let stream_ns = gap.at_ms.saturating_mul(1_000_000);
+        let at_ms = self.clock.media_ns(stream_ns) / 1_000_000;
+        self.note(Gap { at_ms, at: Some(self.source.stream.wall_time(stream_ns)), ..gap });
+    }
+
+    /// `gap.at_ms`: media time.
+    fn note(&mut self, gap: Gap) {
+        let told = self.gaps_told < MAX_GAPS;
+        let before_ms = self.closed_ms + self.closing.as_ref().map_or(0, |c| c.part.duration_ms());
+        let in_file = match &mut self.part {
+            Some(part) => part.note(&gap, told),
+            None => Gap { at_ms: 0, ..gap },
+        };
+        if !told {
+            self.frames_lost += in_file.frames;
+            self.packets_lost += in_file.packets;
+            return;
+        }
+        self.gaps_told += 1;
+        self.tell(Entry::Gap(Gap { at_ms: in_file.at_ms + before_ms, ..in_file }));
     }
 
     fn end(&mut self, error: Option<String>) {
@@ -430,5 +401,19 @@ impl Task {
     fn tell(&self, entry: Entry) {
         // The books outlive the task, except when the daemon was told to stop at once.
         let _ = self.books.send(entry);
+    }
+
+    /// What the part written last covers.
+    fn written(&self) -> Span {
+        self.part.as_ref().map_or(self.last_span, |p| p.writer.span())
+    }
+
+    fn wall_time(&self, media_ns: u64) -> DateTime<Utc> {
+        self.source.stream.wall_time(self.clock.stream_ns(media_ns))
+    }
+
+    fn recorded_ms(&self) -> u64 {
+        let closing = self.closing.as_ref().map(|c| &c.part);
+        self.closed_ms + closing.into_iter().chain(&self.part).map(OpenPart::duration_ms).sum::<u64>()
     }
 }

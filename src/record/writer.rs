@@ -33,6 +33,8 @@ pub(super) struct Writer {
     /// In front of the pads of a muxer that blocks.
     queues: Vec<gst::Element>,
     span: Span,
+    /// What was written, without what the container adds.
+    bytes: u64,
     /// Why the file is less than what was asked for.
     degraded: Vec<String>,
     /// A write failed: the file has holes and must not pass for a whole one.
@@ -55,7 +57,9 @@ pub(super) enum Place {
 pub(super) struct Span {
     pub first_pts_ns: Option<u64>,
     pub end_pts_ns: u64,
-    last_video_dts_ns: Option<u64>,
+    /// Decoding time of what is decoded last, of any track.
+    pub last_dts_ns: Option<u64>,
+    pub last_video_dts_ns: Option<u64>,
 }
 
 /// What a closed file holds.
@@ -106,6 +110,7 @@ impl Writer {
             feeds,
             queues,
             span: Span::default(),
+            bytes: 0,
             degraded: Vec::new(),
             failed: None,
             _usage: usage,
@@ -133,9 +138,20 @@ impl Writer {
             return Err(error);
         }
         let kind = feed.counts().kind;
+        self.bytes += frame.buffer.size() as u64;
         self.span.extend(frame, kind);
         self.go_on_without_silent_tracks(kind, frame.dts_ns());
         Ok(Place::Written)
+    }
+
+    /// Whether the file has a track for it, and still.
+    pub fn has_place(&self, frame: &Frame) -> bool {
+        self.feeds.get(usize::from(frame.track.0)).is_some_and(|f| !f.is_ended())
+    }
+
+    /// What was written, without what the container adds.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Notes why the file is less than what was asked for.
@@ -215,6 +231,7 @@ impl Span {
             self.last_video_dts_ns = Some(frame.dts_ns());
         }
         let duration = frame.buffer.duration().map_or(step, gst::ClockTime::nseconds);
+        self.last_dts_ns = self.last_dts_ns.max(Some(frame.dts_ns()));
         self.first_pts_ns = Some(self.first_pts_ns.map_or(pts, |first| first.min(pts)));
         self.end_pts_ns = self.end_pts_ns.max(pts + duration);
     }

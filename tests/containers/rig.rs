@@ -5,7 +5,7 @@ use gstreamer::{self as gst, prelude::*};
 use reeld::{
     config::Policy,
     gst::Templates,
-    hub::{Announce, EndReason, Hub, Publisher, Publishing},
+    hub::{Announce, EndReason, Hub, PrerollRule, Publisher, Publishing},
     library::{Library, Recording, Storage},
     media::{Codec, Frame, MediaKind, Protocol, RoomName, StreamName, Track, TrackId, Tracks, VideoSize},
     record::{Order, Recorder, Running},
@@ -165,6 +165,7 @@ pub struct Rig {
     pub recorder: Recorder,
     pub policy: Arc<Policy>,
     pub templates: Arc<Templates>,
+    pub max_part_duration: Duration,
 }
 
 impl Rig {
@@ -183,15 +184,16 @@ impl Rig {
             recorder: Recorder::new(library.clone(), || {}).expect("threads"),
             policy: Arc::new(policy),
             templates: Arc::new(Templates::load(&pipelines).expect("right templates")),
+            max_part_duration: Duration::from_secs(12 * 60 * 60),
             dir,
             runtime,
             library,
         }
     }
 
-    /// A stream with these tracks that is being recorded.
-    pub fn publish(&self, tracks: &[Track]) -> (Publisher, Running) {
-        let (hub, mut publishing) = Hub::new(256 << 20);
+    /// A stream with these tracks.
+    pub fn announce(&self, tracks: &[Track]) -> (Publisher, Publishing) {
+        let (hub, mut publishing) = Hub::new(256 << 20, PrerollRule::default());
         let announce = Announce {
             room: RoomName::default(),
             name: StreamName::new("cam").expect("a name"),
@@ -204,7 +206,13 @@ impl Rig {
         publisher.set_tracks(Tracks::new(tracks.to_vec()));
         let _in_runtime = self.runtime.enter();
         publisher.settle();
-        let Publishing { stream, from_start } = publishing.blocking_recv().expect("told");
+        (publisher, publishing.blocking_recv().expect("told"))
+    }
+
+    /// A stream with these tracks that is being recorded.
+    pub fn publish(&self, tracks: &[Track]) -> (Publisher, Running) {
+        let (publisher, Publishing { stream, from_start }) = self.announce(tracks);
+        let _in_runtime = self.runtime.enter();
         assert!(!publisher.take_key_frame_request());
         let (policy, templates) = (self.policy.clone(), self.templates.clone());
         let running = self.recorder.start(Order {
@@ -213,7 +221,7 @@ impl Rig {
             policy,
             templates,
             hook: None,
-            max_part_duration: Duration::from_secs(12 * 60 * 60),
+            max_part_duration: self.max_part_duration,
             degraded: Vec::new(),
         });
         assert!(publisher.take_key_frame_request(), "a recording that starts asks for a key frame");
