@@ -141,8 +141,9 @@ fn shown(bytes: &[u8]) -> Vec<String> {
 fn a_file_is_cut_behind_its_last_whole_fragment_wherever_it_breaks_off() {
     for sources in [&[H264, AAC][..], &[AAC]] {
         let ended = Ended::new(sources, 200);
-        let part = ended.part();
-        let from = ended.fragments[ended.fragments.len() - 3].0;
+        // Of a file that ends there: it is read as often as it has bytes.
+        let (from, end) = (ended.fragments[3].0, ended.fragments[5].1);
+        let part = &ended.part()[..end];
         for cut in (1..from).step_by(401).chain(from..=part.len()) {
             let file = file_with(&part[..cut]);
             let whole = ended.whole(cut);
@@ -156,7 +157,7 @@ fn a_file_is_cut_behind_its_last_whole_fragment_wherever_it_breaks_off() {
             assert_eq!(*at, whole as u64, "cut at {cut}");
             assert!(frames(&found).iter().all(|(frames, keys)| *frames > 0 && *keys > 0));
         }
-        for fragment in &ended.fragments {
+        for fragment in ended.fragments.iter().step_by(3) {
             assert_decodes(&ended.finished(fragment.1), "cut between fragments");
         }
     }
