@@ -6,7 +6,7 @@ use crate::{
     config::Limits,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    record::Totals,
+    record::{Totals, sync::SyncStats},
     telemetry::Metrics,
 };
 use sd_notify::NotifyState;
@@ -67,13 +67,20 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
     }
 }
 
-pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<Totals>) -> Metrics {
+pub(super) fn metrics(
+    hub: Hub,
+    control: Control,
+    ways_in: &WaysIn,
+    totals: Arc<Totals>,
+    syncs: Arc<SyncStats>,
+) -> Metrics {
     let WaysIn { rtmp, rtsp, whip, .. } = ways_in.clone();
     let mut metrics = Metrics::default();
     let total = |pick: fn(&Totals) -> &AtomicU64| {
         let totals = totals.clone();
         move || pick(&totals).load(Ordering::Relaxed)
     };
+    add_syncs(&mut metrics, &syncs);
     let (server, refusing) = (rtmp.clone(), rtmp.clone());
     metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
     metrics.gauge("rtmp_connections", "Open RTMP connections.", move || server.stats().connections as u64);
@@ -116,6 +123,24 @@ pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<
     let broken = move || u64::from(policy.rules().error.is_some());
     metrics.gauge("policy_error", "1 when the policy file as it is now is not in force.", broken);
     metrics
+}
+
+fn add_syncs(metrics: &mut Metrics, syncs: &Arc<SyncStats>) {
+    let read = |pick: fn(&SyncStats) -> &AtomicU64| {
+        let syncs = syncs.clone();
+        move || pick(&syncs).load(Ordering::Relaxed)
+    };
+    metrics.counter("syncs", "Times a file under way was synced to the disk.", read(|s| &s.syncs));
+    let late = "Syncs that ended more than a second after they were due: a power cut would have cost more.";
+    metrics.counter("syncs_late", late, read(|s| &s.late));
+    metrics.counter("syncs_failed", "Syncs that failed.", read(|s| &s.failed));
+    metrics.gauge("sync_longest_ms", "The longest sync since the start, ms.", read(|s| &s.longest_ms));
+    let waiting = syncs.clone();
+    metrics.gauge(
+        "sync_waiting_ms",
+        "How long the sync under way has been waiting for the disk, ms; 0: none is.",
+        move || waiting.waiting().as_millis() as u64,
+    );
 }
 
 /// Tells systemd that the daemon is ready, and from then on that it is alive.
