@@ -135,10 +135,12 @@ fn add_syncs(metrics: &mut Metrics, syncs: &Arc<SyncStats>) {
     metrics.counter("syncs_late", late, read(|s| &s.late));
     metrics.counter("syncs_failed", "Syncs that failed.", read(|s| &s.failed));
     metrics.gauge("sync_longest_ms", "The longest sync since the start, ms.", read(|s| &s.longest_ms));
+    let behind = "Recordings whose muxer has not taken what was written, because the disk is slow.";
+    metrics.gauge("recordings_behind", behind, read(|s| &s.behind));
     let waiting = syncs.clone();
     metrics.gauge(
-        "sync_waiting_ms",
-        "How long the sync under way has been waiting for the disk, ms; 0: none is.",
+        "disk_waiting_ms",
+        "How long a sync or a writer thread has been waiting for the disk, ms; 0: none is.",
         move || waiting.waiting().as_millis() as u64,
     );
 }

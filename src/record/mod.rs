@@ -91,9 +91,10 @@ impl Recorder {
         sync_interval: Duration,
         on_commit: impl Fn() + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
+        let syncer = Arc::new(Syncer::start(sync_interval)?);
         Ok(Self {
-            pool: Pool::start()?,
-            means: Means { totals: Arc::default(), syncer: Arc::new(Syncer::start(sync_interval)?) },
+            pool: Pool::start(&syncer.stats())?,
+            means: Means { totals: Arc::default(), syncer },
             books: TaskTracker::new(),
             library,
             on_commit: Arc::new(on_commit),

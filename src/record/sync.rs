@@ -24,6 +24,8 @@ use std::{
 
 /// A sync that ends this long after it was due is late: what a power cut costs then is more than was promised.
 const LATE: Duration = Duration::from_secs(1);
+/// Writer threads that are watched, at most.
+const MAX_WRITERS: usize = 4;
 /// How often it is told that the disk is slow, at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How often it is looked at whether a sync hangs.
@@ -52,10 +54,19 @@ pub struct SyncStats {
     pub failed: AtomicU64,
     /// The longest sync, ms.
     pub longest_ms: AtomicU64,
+    /// Recordings whose muxer has more waiting in front of it than it should.
+    pub behind: AtomicU64,
     origin: Instant,
-    /// When the sync under way began, ms since `origin` and one more; 0: none is.
-    busy_since: AtomicU64,
+    sync: Busy,
+    writers: [Busy; MAX_WRITERS],
 }
+
+/// When something that may have to wait for the disk began, ms since the origin and one more; 0: nothing is under way.
+#[derive(Debug, Default)]
+struct Busy(AtomicU64);
+
+/// Counts a recording that waits for the disk as long as this lives.
+pub(super) struct Behind(Arc<SyncStats>);
 
 /// One file that is synced until this is dropped.
 pub(super) struct SyncGuard {
@@ -166,21 +177,46 @@ impl SyncStats {
             late: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             longest_ms: AtomicU64::new(0),
+            behind: AtomicU64::new(0),
             origin: Instant::now(),
-            busy_since: AtomicU64::new(0),
+            sync: Busy::default(),
+            writers: Default::default(),
         }
+    }
+
+    /// Writer thread `n` begins or ends work that may have to wait for the disk.
+    pub(super) fn set_writing(&self, n: usize, writing: bool) {
+        if let Some(writer) = self.writers.get(n) {
+            self.set(writer, writing);
+        }
+    }
+
+    fn set(&self, what: &Busy, busy: bool) {
+        what.0.store(if busy { self.now_ms() + 1 } else { 0 }, Ordering::Release);
     }
 
     fn now_ms(&self) -> u64 {
         self.origin.elapsed().as_millis() as u64
     }
 
-    /// How long the sync under way has been waiting for the disk; zero when there is none.
+    /// How long the sync under way, or what a writer thread writes, has been waiting for the disk; zero when nothing is.
     pub fn waiting(&self) -> Duration {
-        match self.busy_since.load(Ordering::Acquire) {
-            0 => Duration::ZERO,
-            since => Duration::from_millis((self.now_ms() + 1).saturating_sub(since)),
-        }
+        let all = self.writers.iter().chain([&self.sync]).map(|b| b.0.load(Ordering::Acquire));
+        let oldest = all.filter(|&since| since > 0).min();
+        Duration::from_millis(oldest.map_or(0, |since| (self.now_ms() + 1).saturating_sub(since)))
+    }
+}
+
+impl Behind {
+    pub fn new(stats: Arc<SyncStats>) -> Self {
+        stats.behind.fetch_add(1, Ordering::Relaxed);
+        Self(stats)
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.0.behind.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -188,19 +224,26 @@ impl SyncStats {
 pub async fn tell_stalls(stats: Arc<SyncStats>) {
     let mut tick = tokio::time::interval(WATCH_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told: Option<Duration> = None;
+    let mut stalled_since: Option<Instant> = None;
+    let mut told: Option<Instant> = None;
     loop {
         tick.tick().await;
-        let waiting = stats.waiting();
-        let since = told.map_or(waiting, |before| waiting.saturating_sub(before));
-        if waiting < LATE {
-            told = None;
-        } else if told.is_none() || since >= TELL_EVERY {
-            told = Some(waiting);
+        let (now, waiting) = (Instant::now(), stats.waiting());
+        let behind = stats.behind.load(Ordering::Relaxed);
+        if waiting < LATE && behind == 0 {
+            if let (Some(since), Some(_)) = (stalled_since.take(), told.take()) {
+                tracing::info!("the disk takes what is recorded again, after {:.0?}", now - since);
+            }
+            continue;
+        }
+        let since = *stalled_since.get_or_insert(now.checked_sub(waiting).unwrap_or(now));
+        if told.is_none_or(|told| now - told >= TELL_EVERY) {
+            told = Some(now);
             tracing::warn!(
-                "the disk has not answered for {:.1} s: recordings wait for it; their queues are bounded by [limits] \
-                 recorder_queue, and what does not fit is left out and told as a gap",
-                waiting.as_secs_f32()
+                behind,
+                "recordings have waited for the disk for {:.0?}: what they wait with is bounded by [limits] recorder_queue; \
+                 what does not fit is left out and told as a gap",
+                now - since
             );
         }
     }
@@ -270,9 +313,9 @@ impl Worker {
         let Some(file) = self.files.get_mut(&id) else { return };
         // Before the sync: what is written while it runs is new.
         file.state.told.store(false, Ordering::Release);
-        self.stats.busy_since.store(self.stats.now_ms() + 1, Ordering::Release);
+        self.stats.set(&self.stats.sync, true);
         let synced = file.sync(&mut self.folders);
-        self.stats.busy_since.store(0, Ordering::Release);
+        self.stats.set(&self.stats.sync, false);
         let ended = Instant::now();
         let took_ms = (ended - begun).as_millis() as u64;
         self.stats.longest_ms.fetch_max(took_ms, Ordering::Relaxed);

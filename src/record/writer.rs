@@ -6,7 +6,7 @@
 use super::{
     books::Totals,
     feed::{Feed, TrackCounts},
-    sync::{SyncGuard, Syncer},
+    sync::{Behind, SyncGuard, SyncStats, Syncer},
     usage::Usage,
 };
 use crate::{
@@ -53,6 +53,8 @@ pub(super) struct Writer {
     degraded: Vec<String>,
     path: PathBuf,
     sync: SyncGuard,
+    stats: Arc<SyncStats>,
+    behind: Option<Behind>,
     /// A write failed: the file has holes and must not pass for a whole one.
     failed: Option<PipelineError>,
     _usage: Usage,
@@ -130,6 +132,8 @@ impl Writer {
             degraded: Vec::new(),
             path: file.into(),
             sync: means.syncer.add(file),
+            stats: means.syncer.stats(),
+            behind: None,
             failed: None,
             _usage: usage,
         })
@@ -183,6 +187,11 @@ impl Writer {
         if let Some(error) = self.pipeline.take_error().or_else(|| self.sync.error().map(not_synced)) {
             self.failed = Some(error.clone());
             return Err(error);
+        }
+        match (self.is_behind(BEHIND_BYTES), &self.behind) {
+            (true, None) => self.behind = Some(Behind::new(self.stats.clone())),
+            (false, Some(_)) => self.behind = None,
+            _ => {}
         }
         if self.most_queued() > MAX_QUEUED_BYTES {
             self.go_on_without_missing_tracks();
