@@ -10,7 +10,7 @@ use crate::{
     control::{Addresses, Control, Facts},
     deliver::{Deliveries, HookSettings},
     gst,
-    hub::{Hub, Publishing},
+    hub::{Hub, PrerollRule, Publishing},
     ingest::tls::TlsError,
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{self, Recorder, make_whole},
@@ -127,7 +127,12 @@ impl App {
         let recorder = Recorder::new(library.clone(), config.sync_interval, move || waker.wake())?;
         let (totals, syncs) = (recorder.totals(), recorder.sync_stats());
         tokio::spawn(record::sync::tell_stalls(syncs.clone()));
-        let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize);
+        let preroll = PrerollRule {
+            idle: config.limits.preroll,
+            always: first.policy.preroll,
+            memory_bytes: config.limits.preroll_memory_bytes,
+        };
+        let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize, preroll);
 
         let listeners = Listeners::bind(&config).await?;
         let http_listener = ways_in::listen("http", config.listen.http).await?;
@@ -212,7 +217,7 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
 fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Facts {
     Facts {
         addresses,
-        limits: facts::limits(&config.limits),
+        limits: facts::limits(config),
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
     }

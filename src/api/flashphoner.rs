@@ -7,6 +7,7 @@ use super::{
     Answer, allow,
     body::{body, json, parse},
     flashphoner_pull,
+    options::{self, Amount},
     problem::{Kind, Problem, quoted},
     to_the_end,
 };
@@ -97,7 +98,7 @@ struct RecordingBody {
 #[serde(rename_all = "camelCase")]
 struct RecordingConfig {
     file_template: Option<String>,
-    rotation: Option<serde_json::Value>,
+    rotation: Option<Amount>,
 }
 
 impl RecordingBody {
@@ -113,10 +114,8 @@ impl RecordingBody {
 
     fn into_options(self) -> Result<StartOptions, Problem> {
         let config = self.config.unwrap_or_default();
-        if config.rotation.is_some() {
-            return Err(Problem::not_supported("config.rotation"));
-        }
-        Ok(StartOptions { file_template: config.file_template })
+        let rotation = options::rotation("config.rotation", config.rotation)?;
+        Ok(StartOptions { file_template: config.file_template, rotation, preroll: None })
     }
 }
 

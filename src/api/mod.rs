@@ -8,6 +8,7 @@ mod body;
 mod flashphoner;
 mod flashphoner_pull;
 mod health;
+mod options;
 mod problem;
 mod query;
 mod server;
@@ -17,7 +18,7 @@ mod whip;
 
 pub use server::serve;
 
-use crate::control::{Control, ControlError, whip::Whip};
+use crate::control::{Control, ControlError, Refusal, whip::Whip};
 use problem::{Kind, Problem};
 use std::{convert::Infallible, future::Future, sync::Arc};
 use warp::{
@@ -76,6 +77,8 @@ fn status(kind: Kind) -> StatusCode {
         Kind::BadBody
         | Kind::BadParameter
         | Kind::BadTemplate
+        | Kind::BadOption
+        | Kind::PrerollTooLong
         | Kind::BadCursor
         | Kind::BadSource
         | Kind::BadName
@@ -92,6 +95,12 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::AlreadyRecording
         | Kind::NotRecording
         | Kind::RecordingOff
+        | Kind::RecordingOver
+        | Kind::RecordingNotBegun
+        | Kind::RecordingPaused
+        | Kind::RecordingNotPaused
+        | Kind::RecordingNotWaiting
+        | Kind::SameSession
         | Kind::NameTaken
         | Kind::SourceTaken
         | Kind::TooManySources => StatusCode::CONFLICT,
@@ -122,6 +131,9 @@ impl From<ControlError> for Problem {
             ControlError::NotPublishing(_) => Kind::NotPublishing,
             ControlError::AlreadyRecording { .. } => Kind::AlreadyRecording,
             ControlError::NotRecording(_) => Kind::NotRecording,
+            ControlError::Refused(why) => refused(why),
+            ControlError::SameSession { .. } => Kind::SameSession,
+            ControlError::PrerollTooLong { .. } => Kind::PrerollTooLong,
             ControlError::RecordingOff => Kind::RecordingOff,
             ControlError::Template(_) => Kind::BadTemplate,
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
@@ -136,6 +148,16 @@ impl From<ControlError> for Problem {
             ControlError::Failed(_) => Kind::Failed,
         };
         Problem::new(kind, error.to_string())
+    }
+}
+
+fn refused(why: Refusal) -> Kind {
+    match why {
+        Refusal::Over => Kind::RecordingOver,
+        Refusal::NotBegun => Kind::RecordingNotBegun,
+        Refusal::Paused => Kind::RecordingPaused,
+        Refusal::NotPaused => Kind::RecordingNotPaused,
+        Refusal::NotAway => Kind::RecordingNotWaiting,
     }
 }
 
@@ -173,6 +195,8 @@ mod tests {
         media::MediaSessionId,
     };
 
+    const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
     #[test]
     fn every_control_error_has_its_status_in_both_dialects() {
         let session = MediaSessionId::random();
@@ -182,6 +206,13 @@ mod tests {
             (ControlError::NotPublishing(session), 409, 404),
             (ControlError::AlreadyRecording { session, recording }, 409, 409),
             (ControlError::NotRecording(session), 409, 404),
+            (ControlError::Refused(Refusal::Over), 409, 409),
+            (ControlError::Refused(Refusal::NotBegun), 409, 409),
+            (ControlError::Refused(Refusal::Paused), 409, 409),
+            (ControlError::Refused(Refusal::NotPaused), 409, 409),
+            (ControlError::Refused(Refusal::NotAway), 409, 409),
+            (ControlError::SameSession { session, recording }, 409, 409),
+            (ControlError::PrerollTooLong { asked: 40 * SECOND, kept: 30 * SECOND }, 400, 400),
             (ControlError::RecordingOff, 409, 409),
             (ControlError::Template("no such key".into()), 400, 400),
             (ControlError::UnknownRecording(recording), 404, 404),

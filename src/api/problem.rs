@@ -24,12 +24,20 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/bad-parameter` | 400 | a query parameter is unknown or has a value it cannot have |
 /// | `/problems/bad-cursor` | 400 | `cursor` is not a `nextCursor` of this server |
 /// | `/problems/bad-template` | 400 | `fileTemplate` cannot make a file name |
+/// | `/problems/bad-option` | 400 | an option of a start cannot have this value |
+/// | `/problems/preroll-too-long` | 400 | more pre-roll is asked for than is kept |
 /// | `/problems/not-supported` | 400 | an option this version does not have |
 /// | `/problems/unknown-session` | 404 | no live session has this id |
 /// | `/problems/unknown-recording` | 404 | no recording has this id |
 /// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
 /// | `/problems/already-recording` | 409 | the session is being recorded |
 /// | `/problems/not-recording` | 409 | the session is not being recorded |
+/// | `/problems/recording-over` | 409 | the recording has ended, or is ending |
+/// | `/problems/recording-not-begun` | 409 | the recording has no frame in a file yet |
+/// | `/problems/recording-paused` | 409 | the recording is paused |
+/// | `/problems/recording-not-paused` | 409 | the recording is not paused |
+/// | `/problems/recording-not-waiting` | 409 | the recording waits for no publisher |
+/// | `/problems/same-session` | 409 | the recording is of this session already |
 /// | `/problems/recording-off` | 409 | the policy's master switch is off |
 /// | `/problems/unknown-source` | 404 | no source has this id |
 /// | `/problems/bad-source` | 400 | the URI or the stream name of a source cannot be |
@@ -60,12 +68,20 @@ pub(super) enum Kind {
     BadParameter,
     BadCursor,
     BadTemplate,
+    BadOption,
+    PrerollTooLong,
     NotSupported,
     UnknownSession,
     UnknownRecording,
     NotPublishing,
     AlreadyRecording,
     NotRecording,
+    RecordingOver,
+    RecordingNotBegun,
+    RecordingPaused,
+    RecordingNotPaused,
+    RecordingNotWaiting,
+    SameSession,
     RecordingOff,
     UnknownSource,
     BadSource,
@@ -100,12 +116,22 @@ impl Kind {
             Kind::BadParameter => ("/problems/bad-parameter", "Bad query parameter"),
             Kind::BadCursor => ("/problems/bad-cursor", "Bad cursor"),
             Kind::BadTemplate => ("/problems/bad-template", "Bad file name template"),
+            Kind::BadOption => ("/problems/bad-option", "Bad option"),
+            Kind::PrerollTooLong => ("/problems/preroll-too-long", "Pre-roll is longer than what is kept"),
             Kind::NotSupported => ("/problems/not-supported", "Option not supported"),
             Kind::UnknownSession => ("/problems/unknown-session", "No such session"),
             Kind::UnknownRecording => ("/problems/unknown-recording", "No such recording"),
             Kind::NotPublishing => ("/problems/not-publishing", "Session is not publishing"),
             Kind::AlreadyRecording => ("/problems/already-recording", "Session is already recorded"),
             Kind::NotRecording => ("/problems/not-recording", "Session is not recorded"),
+            Kind::RecordingOver => ("/problems/recording-over", "Recording is over"),
+            Kind::RecordingNotBegun => ("/problems/recording-not-begun", "Recording has not begun"),
+            Kind::RecordingPaused => ("/problems/recording-paused", "Recording is paused"),
+            Kind::RecordingNotPaused => ("/problems/recording-not-paused", "Recording is not paused"),
+            Kind::RecordingNotWaiting => {
+                ("/problems/recording-not-waiting", "Recording waits for no publisher")
+            }
+            Kind::SameSession => ("/problems/same-session", "Recording is of this session already"),
             Kind::RecordingOff => ("/problems/recording-off", "Recording is switched off"),
             Kind::UnknownSource => ("/problems/unknown-source", "No such source"),
             Kind::BadSource => ("/problems/bad-source", "Source cannot be pulled"),

@@ -3,6 +3,7 @@
 use super::{
     Answer, allow,
     body::{body, json, parse},
+    options::{self, Amount},
     problem::{Kind, Problem, quoted},
     query, to_the_end,
 };
@@ -34,6 +35,16 @@ pub(super) fn routes(
         .and(body())
         .and(with_control.clone())
         .then(session_recording);
+    let session_verb = warp::path!("sessions" / String / "recording" / String)
+        .and(warp::method())
+        .and(body())
+        .and(with_control.clone())
+        .then(session_verb);
+    let switch = warp::path!("recordings" / String / "switch")
+        .and(warp::method())
+        .and(body())
+        .and(with_control.clone())
+        .then(switch);
     let recordings = warp::path!("recordings")
         .and(warp::method())
         .and(warp::query::<Vec<(String, String)>>())
@@ -47,6 +58,10 @@ pub(super) fn routes(
         .or(session)
         .unify()
         .or(session_recording)
+        .unify()
+        .or(session_verb)
+        .unify()
+        .or(switch)
         .unify()
         .or(recordings)
         .unify()
@@ -103,6 +118,37 @@ async fn start(id: MediaSessionId, body: &[u8], control: Control) -> Answer {
     Ok(warp::reply::with_header(created, "location", location).into_response())
 }
 
+async fn session_verb(
+    id: String,
+    verb: String,
+    method: Method,
+    body: Result<Bytes, Problem>,
+    control: Control,
+) -> Answer {
+    let verb = Verb::parse(&verb).ok_or_else(Problem::unknown_path)?;
+    allow(&method, "POST")?;
+    let id = session_id(&id)?;
+    let NoOptions {} = parse(&body?)?;
+    let done = async move {
+        match verb {
+            Verb::Split => control.split_recording(id).await,
+            Verb::Pause => control.pause_recording(id).await,
+            Verb::Resume => control.resume_recording(id).await,
+        }
+    };
+    json(&to_the_end(done).await?)
+}
+
+async fn switch(id: String, method: Method, body: Result<Bytes, Problem>, control: Control) -> Answer {
+    allow(&method, "POST")?;
+    let id = recording_id(&id)?;
+    let to = parse::<SwitchBody>(&body?)?.media_session_id.ok_or_else(|| {
+        Problem::new(Kind::BadBody, "the body has no `mediaSessionId`; GET /api/v1/sessions lists them")
+    })?;
+    let to = session_id(&to)?;
+    json(&to_the_end(async move { control.switch_recording(id, to).await }).await?)
+}
+
 async fn recordings(method: Method, pairs: Vec<(String, String)>, control: Control) -> Answer {
     allow(&method, READ)?;
     json(&control.recordings(query::recordings(&pairs)?).await?)
@@ -110,12 +156,15 @@ async fn recordings(method: Method, pairs: Vec<(String, String)>, control: Contr
 
 async fn recording(id: String, method: Method, control: Control) -> Answer {
     allow(&method, READ)?;
-    let Some(id) = RecordingId::parse(&id) else {
+    json(&control.recording(recording_id(&id)?).await?)
+}
+
+fn recording_id(text: &str) -> Result<RecordingId, Problem> {
+    RecordingId::parse(text).ok_or_else(|| {
         let detail =
-            format!("{} is no recording id (a UUID); GET /api/v1/recordings lists them", quoted(&id));
-        return Err(Problem::new(Kind::UnknownRecording, detail));
-    };
-    json(&control.recording(id).await?)
+            format!("{} is no recording id (a UUID); GET /api/v1/recordings lists them", quoted(text));
+        Problem::new(Kind::UnknownRecording, detail)
+    })
 }
 
 fn session_id(text: &str) -> Result<MediaSessionId, Problem> {
@@ -126,58 +175,113 @@ fn session_id(text: &str) -> Result<MediaSessionId, Problem> {
     })
 }
 
+/// What a recording under way can be asked for by its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Split,
+    Pause,
+    Resume,
+}
+
+impl Verb {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "split" => Verb::Split,
+            "pause" => Verb::Pause,
+            "resume" => Verb::Resume,
+            _ => return None,
+        })
+    }
+}
+
+/// Body of a call that takes no options.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoOptions {}
+
+/// Body of `POST /recordings/{id}/switch`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SwitchBody {
+    media_session_id: Option<String>,
+}
+
 /// Body of `POST /sessions/{id}/recording`. The options that this version has not are known by name, to be refused
 /// by name: a recording made without them would not be the one asked for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct StartBody {
     file_template: Option<String>,
-    rotation: Option<serde_json::Value>,
-    preroll: Option<serde_json::Value>,
+    rotation: Option<Amount>,
+    preroll: Option<Amount>,
     upload_url: Option<serde_json::Value>,
     webhook_url: Option<serde_json::Value>,
 }
 
 impl StartBody {
     fn into_options(self) -> Result<StartOptions, Problem> {
-        let later = [
-            ("rotation", &self.rotation),
-            ("preroll", &self.preroll),
-            ("uploadUrl", &self.upload_url),
-            ("webhookUrl", &self.webhook_url),
-        ];
-        match later.into_iter().find(|(_, value)| value.is_some()) {
-            Some((field, _)) => Err(Problem::not_supported(field)),
-            None => Ok(StartOptions { file_template: self.file_template }),
+        let later = [("uploadUrl", &self.upload_url), ("webhookUrl", &self.webhook_url)];
+        if let Some((field, _)) = later.into_iter().find(|(_, value)| value.is_some()) {
+            return Err(Problem::not_supported(field));
         }
+        let rotation = options::rotation("rotation", self.rotation)?;
+        let preroll = options::preroll("preroll", self.preroll)?;
+        Ok(StartOptions { file_template: self.file_template, rotation, preroll })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rotation;
+    use std::time::Duration;
 
-    fn options(body: &str) -> Result<Option<String>, (Kind, String)> {
+    fn options(body: &str) -> Result<StartOptions, (Kind, String)> {
         parse::<StartBody>(body.as_bytes())
             .and_then(StartBody::into_options)
-            .map(|o| o.file_template)
             .map_err(|p| (p.kind(), p.detail().to_owned()))
     }
 
     #[test]
     fn start_options_are_taken_or_refused_by_name() {
-        assert_eq!(options(""), Ok(None));
-        assert_eq!(options("{}"), Ok(None));
-        assert_eq!(options(r#"{"rotation": null}"#), Ok(None));
-        assert_eq!(options(r#"{"fileTemplate": "{streamName}"}"#), Ok(Some("{streamName}".into())));
-        for field in ["rotation", "preroll", "uploadUrl", "webhookUrl"] {
+        let nothing = StartOptions::default;
+        for body in ["", "{}", r#"{"rotation": null, "preroll": null, "uploadUrl": null}"#] {
+            assert_eq!(options(body), Ok(nothing()), "{body}");
+        }
+        let template = StartOptions { file_template: Some("{streamName}".into()), ..nothing() };
+        assert_eq!(options(r#"{"fileTemplate": "{streamName}"}"#), Ok(template));
+        let minute = Rotation { duration: Some(Duration::from_secs(60)), bytes: None };
+        let both =
+            StartOptions { rotation: Some(minute), preroll: Some(Duration::from_secs(10)), ..nothing() };
+        assert_eq!(options(r#"{"rotation": 60, "preroll": "10s"}"#), Ok(both));
+        for field in ["uploadUrl", "webhookUrl"] {
             let (kind, detail) = options(&format!("{{\"{field}\": 10}}")).expect_err("not supported");
             assert_eq!(kind, Kind::NotSupported);
             assert!(detail.contains(&format!("`{field}`")), "{detail}");
         }
+        for (body, kind, said) in [
+            (r#"{"rotation": "10X"}"#, Kind::BadOption, "rotation: \"10X\" is not a rotation; write"),
+            (r#"{"preroll": -1}"#, Kind::BadOption, "preroll: \"-1\" is not a time that works here; write"),
+            (r#"{"preroll": [1]}"#, Kind::BadBody, "expected a number of seconds"),
+        ] {
+            let (got, detail) = options(body).expect_err(body);
+            assert_eq!(got, kind, "{body}");
+            assert!(detail.contains(said), "{detail}");
+        }
         let (kind, detail) = options(r#"{"fileTempl": "x"}"#).expect_err("unknown");
         assert_eq!(kind, Kind::BadBody);
         assert!(detail.contains("`fileTempl`") && detail.contains("`fileTemplate`"), "{detail}");
+    }
+
+    #[test]
+    fn bodies_of_the_verbs_hold_nothing_that_is_not_known() {
+        for body in ["", "{}"] {
+            let NoOptions {} = parse(body.as_bytes()).expect(body);
+        }
+        assert_eq!(parse::<NoOptions>(b"{\"at\": 1}").expect_err("a field").kind(), Kind::BadBody);
+        assert_eq!(parse::<SwitchBody>(b"{}").expect("no id").media_session_id, None);
+        assert_eq!(parse::<SwitchBody>(b"{\"to\": 1}").expect_err("a field").kind(), Kind::BadBody);
+        assert_eq!(Verb::parse("splits"), None);
     }
 
     #[test]

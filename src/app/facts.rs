@@ -3,7 +3,7 @@
 use super::AppError;
 use super::ways_in::WaysIn;
 use crate::{
-    config::Limits,
+    config::DaemonConfig,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
     record::{Totals, sync::SyncStats},
@@ -52,7 +52,8 @@ pub(super) fn tell_addresses(file: &Path, addresses: &Addresses) -> Result<(), A
     fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, file)).map_err(failed)
 }
 
-pub(super) fn limits(limits: &Limits) -> LimitsInfo {
+pub(super) fn limits(config: &DaemonConfig) -> LimitsInfo {
+    let limits = &config.limits;
     let ms = |d: std::time::Duration| d.as_millis() as u64;
     LimitsInfo {
         max_connections: limits.max_connections,
@@ -64,6 +65,10 @@ pub(super) fn limits(limits: &Limits) -> LimitsInfo {
         hook_timeout_ms: ms(limits.hook_timeout),
         hook_concurrency: limits.hook_concurrency,
         recorder_queue_bytes: limits.recorder_queue_bytes,
+        preroll_ms: ms(limits.preroll),
+        preroll_memory_bytes: limits.preroll_memory_bytes,
+        max_part_duration_ms: ms(limits.max_part_duration),
+        sync_interval_ms: ms(config.sync_interval),
     }
 }
 

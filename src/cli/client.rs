@@ -41,6 +41,8 @@ pub enum CliError {
     NotReeld { url: String, status: StatusCode },
     #[error("no live stream is called `{0}`; `reeld sessions` lists them")]
     NoSuchStream(String),
+    #[error("`{0}` is not being recorded; `reeld start {0}` begins a recording")]
+    NotRecorded(String),
     #[error("`{name}` is the name of more than one live stream: {candidates}; give the one you mean")]
     Ambiguous { name: String, candidates: String },
     #[error("the result could not be written: {0}")]

@@ -2,6 +2,7 @@
 
 mod client;
 mod recordings;
+mod running;
 mod sessions;
 mod start;
 mod stop;
@@ -9,6 +10,7 @@ mod table;
 
 pub use client::CliError;
 pub use recordings::RecordingsArgs;
+pub use running::{RunningArgs, SwitchArgs};
 pub use sessions::SessionsArgs;
 pub use start::StartArgs;
 pub use stop::StopArgs;
@@ -25,6 +27,7 @@ Examples:
                                            publish a stream to it
   reeld sessions                           see who is publishing
   reeld start court/camera1                record it
+  reeld split court/camera1                go on in the next file
   reeld stop court/camera1                 stop; prints the finished files
   reeld recordings --room court            see what was recorded
   reeld recordings --json | jq '.items[].parts[].file'
@@ -81,6 +84,14 @@ pub enum ClientCommand {
     Start(StartArgs),
     /// Stop recording a live stream and wait until its files are finished
     Stop(StopArgs),
+    /// End the file of a recording and go on in the next one
+    Split(RunningArgs),
+    /// Leave out what a live stream sends until its recording is resumed
+    Pause(RunningArgs),
+    /// Go on with a paused recording, in the same file
+    Resume(RunningArgs),
+    /// Go on with another live stream in a recording
+    Switch(SwitchArgs),
 }
 
 /// Which daemon, and how its answer is shown.
@@ -108,6 +119,10 @@ pub async fn run_client(command: ClientCommand, config: Option<&Path>) -> Result
         ClientCommand::Recordings(args) => recordings::run(&connect(&args.connect)?, &args).await,
         ClientCommand::Start(args) => start::run(&connect(&args.connect)?, &args).await,
         ClientCommand::Stop(args) => stop::run(&connect(&args.connect)?, &args).await,
+        ClientCommand::Split(args) => running::run(&connect(&args.connect)?, &args, "split").await,
+        ClientCommand::Pause(args) => running::run(&connect(&args.connect)?, &args, "pause").await,
+        ClientCommand::Resume(args) => running::run(&connect(&args.connect)?, &args, "resume").await,
+        ClientCommand::Switch(args) => running::run_switch(&connect(&args.connect)?, &args).await,
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     client::{CliError, Client, print, print_json},
     table,
 };
-use crate::media::MediaSessionId;
+use crate::{control::RecordingId, media::MediaSessionId};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Deserialize;
@@ -54,10 +54,20 @@ pub(super) async fn resolve(client: &Client, text: &str) -> Result<MediaSessionI
         return Ok(id);
     }
     let sessions: Sessions = client.read(client.get(&["sessions"], &[]).await?)?;
-    pick(&sessions.items, text)
+    pick(&sessions.items, text).map(|session| session.media_session_id)
 }
 
-fn pick(sessions: &[Session], text: &str) -> Result<MediaSessionId, CliError> {
+/// The recording that `text` means: its id, or that of a live stream as [`resolve`] takes it.
+pub(super) async fn resolve_recording(client: &Client, text: &str) -> Result<String, CliError> {
+    if RecordingId::parse(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let sessions: Sessions = client.read(client.get(&["sessions"], &[]).await?)?;
+    let recording = pick(&sessions.items, text)?.recording_id.clone();
+    recording.ok_or_else(|| CliError::NotRecorded(text.to_owned()))
+}
+
+fn pick<'s>(sessions: &'s [Session], text: &str) -> Result<&'s Session, CliError> {
     let by = |is: fn(&Session, &str) -> bool| sessions.iter().filter(|s| is(s, text)).collect::<Vec<_>>();
     let mut found = by(|s, text| s.path() == text);
     if found.is_empty() {
@@ -65,7 +75,7 @@ fn pick(sessions: &[Session], text: &str) -> Result<MediaSessionId, CliError> {
     }
     match found[..] {
         [] => Err(CliError::NoSuchStream(text.to_owned())),
-        [session] => Ok(session.media_session_id),
+        [session] => Ok(session),
         _ => {
             let name = |s: &&Session| format!("{} ({})", s.path(), s.media_session_id);
             let candidates = found.iter().map(name).collect::<Vec<_>>().join(", ");
@@ -159,7 +169,7 @@ mod tests {
         let sessions =
             [session("a", "cam"), session("b", "cam"), session("b", "a/cam"), session("b", "desk")];
         let found = |text: &str| {
-            pick(&sessions, text).map(|id| sessions.iter().position(|s| s.media_session_id == id))
+            pick(&sessions, text).map(|found| sessions.iter().position(|s| std::ptr::eq(s, found)))
         };
         assert_eq!(found("a/cam").expect("the path goes before the name"), Some(0));
         assert_eq!(found("b/a/cam").expect("a path"), Some(2));

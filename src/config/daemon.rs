@@ -16,6 +16,7 @@ const KNOWN: &Known = &[
     ("tls", TLS_KEYS),
     ("source[]", SOURCE_KEYS),
     ("database", &["url"]),
+    ("storage", &["sync_interval"]),
     (
         "limits",
         &[
@@ -29,6 +30,9 @@ const KNOWN: &Known = &[
             "recorder_queue",
             "connect_timeout",
             "max_sources",
+            "preroll",
+            "preroll_memory",
+            "max_part_duration",
             "allow_sources",
         ],
     ),
@@ -36,6 +40,7 @@ const KNOWN: &Known = &[
 
 const SECOND: Duration = Duration::from_secs(1);
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -200,7 +205,8 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         tls: ways_in::tls(settings, base),
         sources: ways_in::sources(settings, &allow_sources),
         allow_sources,
-        sync_interval: SYNC_INTERVAL,
+        sync_interval: settings
+            .get("storage", "sync_interval", SYNC_INTERVAL, |v| duration(v, Duration::ZERO..=10 * MINUTE)),
     }
 }
 
@@ -209,10 +215,12 @@ fn limits(settings: &mut Settings) -> Limits {
     let mut time = |key, default, range| settings.get("limits", key, default, |v| duration(v, range));
     let publisher_timeout = time("publisher_timeout", default.publisher_timeout, SECOND..=HOUR);
     let handshake_timeout =
-        time("handshake_timeout", default.handshake_timeout, Duration::from_millis(100)..=60 * SECOND);
+        time("handshake_timeout", default.handshake_timeout, Duration::from_millis(100)..=MINUTE);
     let shutdown_timeout = time("shutdown_timeout", default.shutdown_timeout, SECOND..=HOUR);
     let hook_timeout = time("hook_timeout", default.hook_timeout, SECOND..=24 * HOUR);
-    let connect_timeout = time("connect_timeout", default.connect_timeout, SECOND..=5 * 60 * SECOND);
+    let connect_timeout = time("connect_timeout", default.connect_timeout, SECOND..=5 * MINUTE);
+    let preroll = time("preroll", default.preroll, Duration::ZERO..=10 * MINUTE);
+    let max_part_duration = time("max_part_duration", default.max_part_duration, MINUTE..=7 * 24 * HOUR);
     let mut number = |key, default, range| settings.get("limits", key, default, |v| count(v, range));
     let hook_concurrency = number("hook_concurrency", default.hook_concurrency, 1..=256);
     let max_connections = number("max_connections", default.max_connections, 1..=100_000);
@@ -229,9 +237,9 @@ fn limits(settings: &mut Settings) -> Limits {
         max_message_bytes: bytes("max_message_size", default.max_message_bytes, 64 * KIB..=16 * MIB),
         connect_timeout,
         max_sources,
-        preroll: default.preroll,
-        preroll_memory_bytes: default.preroll_memory_bytes,
-        max_part_duration: default.max_part_duration,
+        preroll,
+        preroll_memory_bytes: bytes("preroll_memory", default.preroll_memory_bytes, MIB..=64 * GIB),
+        max_part_duration,
         recorder_queue_bytes: bytes("recorder_queue", default.recorder_queue_bytes, MIB..=4 * GIB),
     }
 }
@@ -252,13 +260,20 @@ fn cross_check(settings: &mut Settings, config: &DaemonConfig) {
         let line = settings.line_of("listen", "rtmps");
         settings.error(line, "rtmps needs a certificate; write [tls] with certificate and key".into());
     }
-    let Limits { max_message_bytes, recorder_queue_bytes, .. } = config.limits;
+    let Limits { max_message_bytes, recorder_queue_bytes, preroll_memory_bytes, .. } = config.limits;
     if recorder_queue_bytes < max_message_bytes {
         let line =
             settings.line_of("limits", "recorder_queue").max(settings.line_of("limits", "max_message_size"));
         let what =
             "recorder_queue is smaller than max_message_size, so one frame can overflow it; make it larger";
         settings.error(line, what.into());
+    }
+    if preroll_memory_bytes < max_message_bytes {
+        let line =
+            settings.line_of("limits", "preroll_memory").max(settings.line_of("limits", "max_message_size"));
+        let what =
+            "preroll_memory is smaller than max_message_size, so one frame can use it up; make it larger";
+        settings.warn(line, what.into());
     }
     if config.paths.records == config.paths.state {
         let line = settings.line_of("paths", "records").max(settings.line_of("paths", "state"));

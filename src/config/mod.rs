@@ -7,6 +7,7 @@ mod formats;
 mod name_template;
 mod policy;
 mod properties;
+mod rotation;
 mod toml_keys;
 mod watch;
 mod ways_in;
@@ -14,7 +15,8 @@ mod ways_in;
 pub use daemon::{DaemonConfig, Limits, Listen, Paths};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
-pub use policy::{AudioRule, NameEncoding, NameRule, Policy, Rotation, RotationAlign, WebrtcRecording};
+pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
+pub use rotation::{Rotation, RotationAlign, parse_seconds};
 pub use watch::{WatchError, Watcher, watch};
 pub use ways_in::{CREDENTIALS_HINT, HostRule, SourceConfig, SourceRules, Tls, Transport, Webrtc};
 
@@ -171,6 +173,7 @@ mod tests {
         std::fs::write(dir.path().join("reeld.toml"), uncomment("reeld.toml")).unwrap();
         let all = DaemonConfig::load(&dir.path().join("reeld.toml")).unwrap().0;
         assert_eq!((all.listen, all.limits), (shipped.listen, shipped.limits));
+        assert_eq!(all.sync_interval, shipped.sync_interval);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The record policy: Flashphoner's recording keys, in a Java properties file.
 
 use super::properties::{self, Entry};
+use super::rotation::{Rotation, RotationAlign, parse_seconds};
 use super::{Loaded, NameTemplate, Problem, RecordFormats, nearest, outcome, quoted, read_file};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,7 +13,7 @@ const DEFAULT_TEMPLATE: &str = "stream-{sessionId}-{mediaSessionId}";
 /// Flashphoner's key comes first, then ours.
 const RTMP_KEYS: [&str; 2] = ["record_flash_published_streams", "record_rtmp_streams"];
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 18] = [
     "record_streams",
     RTMP_KEYS[0],
     RTMP_KEYS[1],
@@ -22,6 +23,10 @@ const KEYS: [&str; 14] = [
     "stream_record_policy_template",
     "encode_record_name",
     "exclude_record_name_characters",
+    "record_rotation",
+    "record_rotation_align",
+    "record_preroll",
+    "record_resume_window",
     "record_formats",
     "record_audio",
     "on_record_hook_script",
@@ -29,14 +34,8 @@ const KEYS: [&str; 14] = [
     "file_recorder_max_errors_per_interval",
 ];
 
-/// Keys of the contract that this version takes and does not act on: the values that ask for nothing, and
-/// what happens instead of what the others ask for.
-const NOT_YET: [(&str, &[&str], &str); 4] = [
-    ("record_rotation", &["", "0"], "recordings are not rotated"),
-    ("record_preroll", &["", "0"], "recordings begin at the start request"),
-    ("record_rotation_align", &["", "start"], "recordings are not rotated"),
-    ("record_resume_window", &["", "0"], "a publisher that returns gets a new recording"),
-];
+const MAX_PREROLL: Duration = Duration::from_secs(10 * 60);
+const MAX_RESUME_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Name of the hook script when the file does not say.
 const DEFAULT_HOOK: &str = "on_record_hook.sh";
@@ -63,30 +62,6 @@ pub enum NameEncoding {
     Hex,
     /// URL-safe alphabet, no padding (RFC 4648 §5).
     Base64,
-}
-
-/// When a recording goes on in its next part: whichever limit is reached first. The part ends at the next key frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rotation {
-    /// Media time of a part.
-    pub duration: Option<Duration>,
-    /// Bytes of a part.
-    pub bytes: Option<u64>,
-}
-
-impl Rotation {
-    pub fn is_off(self) -> bool {
-        self == Self::default()
-    }
-}
-
-/// Where the seams of a rotation by time lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotationAlign {
-    /// Counted from the beginning of each part.
-    Start,
-    /// On the multiples of the duration since 1970-01-01 00:00 UTC.
-    Clock,
 }
 
 /// How the name of a file is made; `record::naming` applies it.
@@ -195,10 +170,13 @@ fn read(text: &str, file: &Path, mut problems: Vec<Problem>) -> Loaded<Policy> {
         max_errors: settings.get("file_recorder_max_errors_per_interval", default.max_errors, |v| {
             number(v, 1..=1_000_000, "errors")
         }),
-        rotation: default.rotation,
-        rotation_align: default.rotation_align,
-        preroll: default.preroll,
-        resume_window: default.resume_window,
+        rotation: settings.get("record_rotation", default.rotation, Rotation::parse),
+        rotation_align: settings.get("record_rotation_align", default.rotation_align, |v| {
+            word(v, &[("start", RotationAlign::Start), ("clock", RotationAlign::Clock)])
+        }),
+        preroll: settings.get("record_preroll", default.preroll, |v| time(v, MAX_PREROLL)),
+        resume_window: settings
+            .get("record_resume_window", default.resume_window, |v| time(v, MAX_RESUME_WINDOW)),
     };
     outcome(policy, settings.problems)
 }
@@ -216,9 +194,7 @@ impl<'e> Settings<'e> {
         for entry in all {
             let key = entry.key.as_str();
             let earlier = settings.entries.insert(key, entry);
-            if let Some(not_yet) = NOT_YET.iter().find(|(k, _, _)| *k == key) {
-                settings.not_yet(entry, not_yet);
-            } else if !KEYS.contains(&key) {
+            if !KEYS.contains(&key) {
                 if earlier.is_none() {
                     settings.unknown(entry);
                 }
@@ -248,17 +224,11 @@ impl<'e> Settings<'e> {
     }
 
     fn unknown(&mut self, entry: &Entry) {
-        let hint = match nearest(&entry.key, KEYS.into_iter().chain(NOT_YET.map(|(key, _, _)| key)), 0.85) {
+        let hint = match nearest(&entry.key, KEYS, 0.85) {
             Some(known) => format!("; did you mean {known}?"),
             None => String::new(),
         };
         self.warn(entry.line, format!("{}: unknown key, it has no effect{hint}", bare(&entry.key)));
-    }
-
-    fn not_yet(&mut self, entry: &Entry, (key, idle, instead): &(&str, &[&str], &str)) {
-        if !idle.contains(&entry.value.trim()) {
-            self.warn(entry.line, format!("{key}: not supported by this version; {instead}"));
-        }
     }
 
     /// The value of `key` without the blanks around it, or `default` when it is not given or wrong.
@@ -354,6 +324,11 @@ fn number(value: &str, range: RangeInclusive<u32>, unit: &str) -> Result<u32, St
         let (least, most) = range.into_inner();
         format!("{} is not a number of {unit}; write a whole number from {least} to {most}", quoted(value))
     })
+}
+
+/// Nothing is zero, as these keys had it before they did anything.
+fn time(value: &str, most: Duration) -> Result<Duration, String> {
+    if value.is_empty() { Ok(Duration::ZERO) } else { parse_seconds(value, Duration::ZERO..=most) }
 }
 
 fn encoding(value: &str) -> Result<Option<NameEncoding>, String> {

@@ -77,6 +77,7 @@ pub struct SessionTrack {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordingState {
+    /// Frames are being written, or it is paused.
     pub on: bool,
     /// A start or stop was asked for and is not done yet.
     pub update_pending: bool,
@@ -149,6 +150,12 @@ pub struct LimitsInfo {
     pub hook_timeout_ms: u64,
     pub hook_concurrency: usize,
     pub recorder_queue_bytes: u64,
+    /// The longest pre-roll that a start may ask for, unless `record_preroll` is longer.
+    pub preroll_ms: u64,
+    pub preroll_memory_bytes: u64,
+    pub max_part_duration_ms: u64,
+    /// `[storage] sync_interval`.
+    pub sync_interval_ms: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -1,5 +1,5 @@
 use crate::{
-    config::{NameRule, NameTemplate, Policy, Problem},
+    config::{NameTemplate, Policy, Problem, Rotation},
     gst::Templates,
 };
 use chrono::{DateTime, Utc};
@@ -44,9 +44,15 @@ impl Rules {
         }
     }
 
-    /// The same with another file name template.
-    pub(super) fn with_template(&self, template: NameTemplate) -> Self {
-        let name = NameRule { template, ..self.policy.name.clone() };
-        Self { policy: Arc::new(Policy { name, ..(*self.policy).clone() }), ..self.clone() }
+    /// The same with another file name template, or another rotation.
+    pub(super) fn with(&self, template: Option<NameTemplate>, rotation: Option<Rotation>) -> Self {
+        let mut policy = (*self.policy).clone();
+        if let Some(template) = template {
+            policy.name.template = template;
+        }
+        if let Some(rotation) = rotation {
+            policy.rotation = rotation;
+        }
+        Self { policy: Arc::new(policy), ..self.clone() }
     }
 }

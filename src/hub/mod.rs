@@ -1,18 +1,27 @@
 //! The meeting point: publishers bring access units, subscribers take them; neither knows the other.
 //!
-//! Lock order: registry < stream < queue. No lock is held across I/O, an `.await` or a GStreamer call.
+//! Lock order: registry < stream < queue, and never two streams. No lock is held across I/O, an `.await` or a GStreamer call.
 
 mod gop;
+mod preroll;
+mod publisher;
 mod queue;
+mod ring;
 mod stream;
+#[cfg(test)]
+mod tests;
 
+pub use preroll::{PrerollGiven, PrerollRule};
+pub use publisher::Publisher;
 pub use queue::{Item, Subscriber};
-pub use stream::{Announce, EndReason, Publisher, Stream, StreamSnapshot};
+pub use stream::{Announce, EndReason, Stream, StreamSnapshot};
 
 use crate::media::{MediaSessionId, RoomName, StreamName};
+use preroll::{Budget, Share};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::sync::mpsc;
 
@@ -40,7 +49,11 @@ struct Inner {
     publishing: mpsc::Sender<Publishing>,
     /// How many bytes a subscriber may fall behind.
     queue_bytes: usize,
+    preroll: Arc<Budget>,
 }
+
+/// Rings that are shortened at one go; what is over then waits for the next access unit of any stream.
+const MAX_SHORTENED: usize = 64;
 
 #[derive(Default)]
 struct Registry {
@@ -53,10 +66,16 @@ const PUBLISHING_BACKLOG: usize = 64;
 
 impl Hub {
     /// `queue_bytes`: how many bytes a subscriber may fall behind before frames are left out for it.
+    /// `preroll`: what is kept of the past beyond each stream's current group of pictures.
     /// The receiver gets every stream as it starts publishing and must be read.
-    pub fn new(queue_bytes: usize) -> (Self, mpsc::Receiver<Publishing>) {
+    pub fn new(queue_bytes: usize, preroll: PrerollRule) -> (Self, mpsc::Receiver<Publishing>) {
         let (publishing, receiver) = mpsc::channel(PUBLISHING_BACKLOG);
-        let inner = Inner { registry: Mutex::default(), publishing, queue_bytes };
+        let inner = Inner {
+            registry: Mutex::default(),
+            publishing,
+            queue_bytes,
+            preroll: Arc::new(Budget::new(preroll)),
+        };
         (Self { inner: Arc::new(inner) }, receiver)
     }
 
@@ -67,7 +86,7 @@ impl Hub {
         if let Some(live) = registry.by_name.get(&key).and_then(|id| registry.by_id.get(id)) {
             return Err(HubError::NameTaken { room: key.0, name: key.1, by: live.announce().remote });
         }
-        let stream = Arc::new(Stream::new(announce));
+        let stream = Arc::new(Stream::new(announce, Share::new(self.inner.preroll.clone())));
         registry.by_name.insert(key, stream.id());
         registry.by_id.insert(stream.id(), stream.clone());
         drop(registry);
@@ -87,6 +106,49 @@ impl Hub {
 
     pub fn stream_count(&self) -> usize {
         self.registry().by_id.len()
+    }
+
+    /// What is kept of all streams from their next access unit on, in place of [`PrerollRule::always`].
+    pub fn set_preroll_always(&self, always: Duration) {
+        self.inner.preroll.set_always(always);
+    }
+
+    /// Memory that the past beyond the current groups of pictures takes, bytes.
+    pub fn preroll_bytes(&self) -> u64 {
+        self.inner.preroll.used_bytes()
+    }
+
+    /// How often a stream's past was cut because the memory ran short; once per stream and shortage.
+    pub fn preroll_shortages(&self) -> u64 {
+        self.inner.preroll.shortages()
+    }
+
+    /// Shortens the longest rings until all fit the budget. The caller has no stream's lock. Two at once may give up a
+    /// group more than needed; it comes back.
+    fn shrink_rings(&self) {
+        for _ in 0..MAX_SHORTENED {
+            let over_bytes = self.inner.preroll.over_bytes();
+            let longest = if over_bytes > 0 { self.longest_ring() } else { None };
+            let Some((stream, next_ns)) = longest else { return };
+            stream.give_up(over_bytes, next_ns);
+        }
+    }
+
+    /// The stream with the longest ring, and the media time of the next one's.
+    fn longest_ring(&self) -> Option<(Arc<Stream>, u64)> {
+        let registry = self.registry();
+        let (mut longest, mut next_ns) = (None, 0);
+        for stream in registry.by_id.values() {
+            let Some(span_ns) = stream.spare_ns() else { continue };
+            match longest {
+                Some((most_ns, _)) if span_ns <= most_ns => next_ns = next_ns.max(span_ns),
+                before => {
+                    next_ns = before.map_or(0, |(most_ns, _)| most_ns);
+                    longest = Some((span_ns, stream));
+                }
+            }
+        }
+        longest.map(|(_, stream)| (stream.clone(), next_ns))
     }
 
     fn remove(&self, stream: &Stream) {

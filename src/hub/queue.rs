@@ -32,6 +32,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct QueueState {
     items: VecDeque<Item>,
+    /// Without what the subscription began with.
     bytes: usize,
     overflow: Option<Overflow>,
     detached: bool,
@@ -45,8 +46,10 @@ struct Overflow {
 }
 
 impl Subscriber {
-    pub(super) fn new(max_bytes: usize) -> Self {
-        let queue = Queue { state: Mutex::default(), attention: OnceLock::new(), max_bytes };
+    /// `first`: what the subscription begins with; it counts nothing against `max_bytes`.
+    pub(super) fn new(max_bytes: usize, first: VecDeque<Item>) -> Self {
+        let state = QueueState { items: first, ..QueueState::default() };
+        let queue = Queue { state: Mutex::new(state), attention: OnceLock::new(), max_bytes };
         Self { queue: Arc::new(queue) }
     }
 
@@ -63,6 +66,15 @@ impl Subscriber {
         } else {
             into.append(&mut state.items);
         }
+    }
+
+    /// Decoding time of the first access unit that waits, ns of the stream's running time.
+    pub fn first_frame_ns(&self) -> Option<u64> {
+        let state = self.queue.lock();
+        state.items.iter().find_map(|item| match item {
+            Item::Frame(frame) => Some(frame.dts_ns()),
+            _ => None,
+        })
     }
 
     /// `call` runs on the publisher's thread when the stream ends or the queue is half full; it must not block.
@@ -86,23 +98,20 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn is_detached(&self) -> bool {
-        self.lock().detached
-    }
-
     /// `has_video`: whether a restart after an overflow has to wait for a video key frame.
     /// `video`: whether this frame is one of the video track.
-    pub fn push_frame(&self, frame: &Frame, video: bool, has_video: bool) {
+    /// False when the consumer is gone.
+    pub fn push_frame(&self, frame: &Frame, video: bool, has_video: bool) -> bool {
         let size = frame.cost_bytes();
         let mut state = self.lock();
         if state.detached {
-            return;
+            return false;
         }
         if let Some(overflow) = &mut state.overflow {
             overflow.frames += 1;
             let restart = frame.is_key() && (video || !has_video);
             if !restart || state.bytes + size > self.max_bytes / 2 {
-                return;
+                return true;
             }
             if let Some(mut overflow) = state.overflow.take() {
                 let tracks = overflow.tracks.take();
@@ -111,7 +120,7 @@ impl Queue {
             }
         } else if state.bytes + size > self.max_bytes {
             state.overflow = Some(Overflow { from_ns: frame.dts_ns(), frames: 1, tracks: None });
-            return;
+            return true;
         }
         let before = state.bytes;
         state.bytes += size;
@@ -121,13 +130,15 @@ impl Queue {
         if half_full {
             self.call_attention();
         }
+        true
     }
 
-    pub fn push_item(&self, item: Item) {
+    /// False when the consumer is gone.
+    pub fn push_item(&self, item: Item) -> bool {
         let end = matches!(item, Item::End(_));
         let mut state = self.lock();
         if state.detached {
-            return;
+            return false;
         }
         if end && let Some(overflow) = state.overflow.take() {
             let until = overflow.from_ns;
@@ -143,6 +154,7 @@ impl Queue {
         if end {
             self.call_attention();
         }
+        true
     }
 
     fn call_attention(&self) {
@@ -161,6 +173,7 @@ impl QueueState {
             return;
         }
         if let Some(Item::Tracks(before)) = self.items.back() {
+            // Those a subscription began with were not counted: nothing follows them, so there is 0 to take off.
             self.bytes = self.bytes.saturating_sub(before.cost_bytes());
             self.items.pop_back();
         }
@@ -215,7 +228,7 @@ mod tests {
 
     #[test]
     fn overflow_leaves_out_whole_groups_and_says_so() {
-        let subscriber = Subscriber::new(3 * SIZE);
+        let subscriber = Subscriber::new(3 * SIZE, VecDeque::new());
         let queue = subscriber.queue();
         for (ms, key) in [(0, true), (40, false), (80, false), (120, false), (160, true)] {
             queue.push_frame(&sized(V, ms, key), true, true);
@@ -233,7 +246,7 @@ mod tests {
     fn tracks_that_change_all_the_time_fill_no_more_than_the_queue() {
         let tracks = [av_tracks(), with_video_caps("video/x-h264,width=640")];
         let cost = tracks[0].cost_bytes();
-        let subscriber = Subscriber::new(4 * (SIZE + cost));
+        let subscriber = Subscriber::new(4 * (SIZE + cost), VecDeque::new());
         let queue = subscriber.queue();
         for n in 0..100 {
             queue.push_item(Item::Tracks(tracks[n % 2].clone()));
@@ -255,7 +268,7 @@ mod tests {
 
     #[test]
     fn frames_lost_right_before_the_end_are_told() {
-        let subscriber = Subscriber::new(SIZE);
+        let subscriber = Subscriber::new(SIZE, VecDeque::new());
         let queue = subscriber.queue();
         queue.push_frame(&sized(V, 0, true), true, true);
         queue.push_frame(&sized(V, 40, false), true, true);
@@ -265,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_consumer_is_called_when_half_full_and_at_the_end() {
-        let subscriber = Subscriber::new(3 * SIZE);
+        let subscriber = Subscriber::new(3 * SIZE, VecDeque::new());
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
         subscriber.on_attention(move || {
@@ -277,5 +290,18 @@ mod tests {
         assert_eq!(calls.load(Ordering::Relaxed), 1);
         subscriber.queue().push_item(Item::End(EndReason::Unpublished));
         assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_it_begins_with_counts_nothing_even_when_other_tracks_take_its_place() {
+        let tracks = [av_tracks(), with_video_caps("video/x-h264,width=640")];
+        let first = VecDeque::from([Item::Tracks(tracks[0].clone())]);
+        let subscriber = Subscriber::new(tracks[1].cost_bytes() + 2 * SIZE, first);
+        let queue = subscriber.queue();
+        queue.push_item(Item::Tracks(tracks[1].clone()));
+        for ms in 0..3 {
+            queue.push_frame(&sized(V, ms, ms == 0), true, true);
+        }
+        assert_eq!(drain(&subscriber), ["tracks", "0:0", "0:1"]);
     }
 }

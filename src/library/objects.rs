@@ -27,8 +27,8 @@ impl fmt::Display for RecordingId {
     }
 }
 
-/// Where a recording is in its life. It only moves forward: down this list. Nothing makes one paused yet;
-/// the word is known for filters.
+/// Where a recording is in its life. It only moves forward, down this list; but one that is paused goes back to recording
+/// when it is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {

@@ -7,6 +7,7 @@ use super::{
     writer::{Writer, Written},
 };
 use crate::{
+    hub::Stream,
     library::{
         AudioPart, DeliveryKind, DeliveryState, FinishedFile, HookJob, Identity, Library, LibraryError,
         Manifest, Part, PartDelivery, PartFile, PartLost, Recording, Status, VideoPart,
@@ -22,7 +23,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 /// How often a finished part is offered to the catalog, and the pause after the first refusal; it doubles.
 const COMMIT_ATTEMPTS: u32 = 7;
@@ -45,8 +49,8 @@ pub(super) enum Entry {
     Paused,
     /// Frames are written again after a time that was left out.
     WentOn,
-    /// They come from another stream now.
-    Joined,
+    /// They come from this stream now.
+    Joined(Arc<Stream>),
     /// A part has all its frames; its file is to be made whole.
     Closed(Box<ClosedPart>),
     /// No more frames will be written.
@@ -71,9 +75,11 @@ pub(super) struct ClosedPart {
 }
 
 /// A recording as it is now, for those who watch it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Progress {
     pub recording: Recording,
+    /// What is recorded now: another one after a switch, or when the publisher came back.
+    pub stream: Arc<Stream>,
     /// File name of the part under way, or of the last one.
     pub file_name: Option<String>,
     /// Parts that have begun.
@@ -85,8 +91,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn begin(recording: Recording) -> Self {
-        Self { recording, file_name: None, parts_opened: 0, sources_joined: 0, done: false }
+    pub(super) fn begin(recording: Recording, stream: Arc<Stream>) -> Self {
+        Self { recording, stream, file_name: None, parts_opened: 0, sources_joined: 0, done: false }
     }
 }
 
@@ -106,6 +112,28 @@ pub struct Totals {
     pub transcoded_tracks: AtomicU64,
 }
 
+/// The parts that are being made whole, one after the other.
+#[derive(Default)]
+struct Finishing {
+    /// The one that was begun last; it waits for the one before. Its error is the first of all.
+    last: Option<JoinHandle<Option<String>>>,
+}
+
+impl Finishing {
+    fn next(&mut self, books: Arc<Books>, part: ClosedPart) {
+        let before = Self { last: self.last.take() };
+        self.last = Some(tokio::spawn(async move {
+            let error = before.end().await;
+            error.or(books.finish_part(part).await.err())
+        }));
+    }
+
+    /// Waits for all of them. The first error.
+    async fn end(self) -> Option<String> {
+        self.last?.await.unwrap_or_else(|e| Some(format!("finishing a file: {e}")))
+    }
+}
+
 pub(super) struct Books {
     pub library: Library,
     pub hook: Option<PathBuf>,
@@ -116,18 +144,27 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Runs until the recording has ended and everything about it is stored.
+    /// Runs until the recording has ended and everything about it is stored. Parts are made whole one after the other,
+    /// beside what else happens: the catalog knows of the next part before the one before is whole.
     pub async fn keep(self, mut entries: mpsc::UnboundedReceiver<Entry>) {
+        let books = Arc::new(self);
+        let mut finishing = Finishing::default();
+        let (error, trouble) = books.follow(&mut entries, &mut finishing).await;
+        // The first error names the file that holds the most.
+        let error = finishing.end().await.or(error);
+        let without_file = books.progress.borrow().recording.parts.is_empty();
+        books.ended(error.or(trouble.filter(|_| without_file))).await;
+    }
+
+    /// Until nothing follows: the error the recording ended with, and the last one it got over.
+    async fn follow(
+        self: &Arc<Self>,
+        entries: &mut mpsc::UnboundedReceiver<Entry>,
+        finishing: &mut Finishing,
+    ) -> (Option<String>, Option<String>) {
         let recording = self.progress.borrow().recording.clone();
         log_failure(&recording, "begin", self.library.begin(&recording).await);
-        let mut error = None;
-        loop {
-            let Some(entry) = entries.recv().await else {
-                error = Some(
-                    "the recorder broke off by a fault of ours; what was written is in the .part file".into(),
-                );
-                break;
-            };
+        while let Some(entry) = entries.recv().await {
             match entry {
                 Entry::Opened { name, number, path } => self.opened(name, number, &path).await,
                 Entry::Lost { frames, packets } => self.change(|r| {
@@ -141,21 +178,19 @@ impl Books {
                 }),
                 Entry::Paused => self.set_status(Status::Paused).await,
                 Entry::WentOn => self.set_status(Status::Recording).await,
-                Entry::Joined => self.progress.send_modify(|p| p.sources_joined += 1),
+                Entry::Joined(stream) => self.progress.send_modify(|p| {
+                    p.stream = stream;
+                    p.sources_joined += 1;
+                }),
                 Entry::Ending => self.advance(Status::Finalizing).await,
-                Entry::Closed(part) => {
-                    let failed = self.finish_part(*part).await.err();
-                    // The first error names the file that holds the most.
-                    error = error.or(failed);
-                }
-                Entry::Ended { error: last, trouble } => {
-                    let without_file = self.progress.borrow().recording.parts.is_empty();
-                    error = error.or(last).or(trouble.filter(|_| without_file));
-                    break;
-                }
+                Entry::Closed(part) => finishing.next(self.clone(), *part),
+                Entry::Ended { error, trouble } => return (error, trouble),
             }
         }
-        self.ended(error).await;
+        (
+            Some("the recorder broke off by a fault of ours; what was written is in the .part file".into()),
+            None,
+        )
     }
 
     fn change(&self, change: impl FnOnce(&mut Recording)) {
@@ -255,7 +290,7 @@ impl Books {
         self.library.commit_part(&recording.id, part, hook).await
     }
 
-    async fn ended(self, error: Option<String>) {
+    async fn ended(&self, error: Option<String>) {
         let ended_at = Utc::now().trunc_subsecs(3);
         let recording = self.progress.borrow().recording.clone();
         let (id, lost) = (recording.id, recording.lost.clone());

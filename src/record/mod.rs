@@ -28,6 +28,7 @@ use crate::{
     gst::Templates,
     hub::{Stream, Subscriber},
     library::{Library, Lost, Recording, RecordingId, Status},
+    media::MediaSessionId,
 };
 use books::Books;
 use chrono::{SubsecRound, Utc};
@@ -106,7 +107,7 @@ impl Recorder {
         let recording = new_recording(&order);
         let id = recording.id;
         let started = recording.clone();
-        let (progress, watcher) = watch::channel(Progress::begin(recording));
+        let (progress, watcher) = watch::channel(Progress::begin(recording, order.stream.clone()));
         #[expect(
             clippy::disallowed_methods,
             reason = "an entry per event of a recording's life, never per frame"
@@ -223,6 +224,11 @@ impl Running {
         self.progress.borrow().clone()
     }
 
+    /// Returns when another stream than this one is recorded, or the recording is done.
+    pub async fn left(&mut self, session: MediaSessionId) {
+        self.wait(|p| p.done || p.stream.id() != session).await;
+    }
+
     /// Media time recorded so far, ms.
     pub fn media_ms(&self) -> u64 {
         self.media_ms.load(Ordering::Relaxed)
@@ -247,7 +253,10 @@ impl Running {
 
 fn new_recording(order: &Order) -> Recording {
     let announce = order.stream.announce();
-    let now = Utc::now().trunc_subsecs(3);
+    // It has what came before it was asked for: the group of pictures under way, or more.
+    let begun = order.subscriber.first_frame_ns().map(|ns| order.stream.wall_time(ns));
+    let now = Utc::now();
+    let started_at = begun.map_or(now, |at| at.min(now)).trunc_subsecs(3);
     let video = order.stream.snapshot().tracks.video().map(|t| t.codec);
     Recording {
         id: RecordingId::random(),
@@ -260,9 +269,9 @@ fn new_recording(order: &Order) -> Recording {
         session_id: announce.session_id.clone(),
         protocol: announce.protocol,
         container: order.policy.formats.container(video).to_string(),
-        started_at: now,
+        started_at,
         ended_at: None,
-        started_at_ms: now.timestamp_millis(),
+        started_at_ms: started_at.timestamp_millis(),
         duration_ms: 0,
         size: 0,
         parts: Vec::new(),

@@ -5,7 +5,7 @@ use gstreamer::{self as gst, prelude::*};
 use reeld::{
     config::Policy,
     gst::Templates,
-    hub::{Announce, EndReason, Hub, Publisher, Publishing},
+    hub::{Announce, EndReason, Hub, PrerollRule, Publisher, Publishing},
     library::{Library, Recording, Storage},
     media::{Codec, Frame, MediaKind, Protocol, RoomName, StreamName, Track, TrackId, Tracks, VideoSize},
     record::{Order, Recorder, Running},
@@ -193,7 +193,7 @@ impl Rig {
 
     /// A stream with these tracks.
     pub fn announce(&self, tracks: &[Track]) -> (Publisher, Publishing) {
-        let (hub, mut publishing) = Hub::new(256 << 20);
+        let (hub, mut publishing) = Hub::new(256 << 20, PrerollRule::default());
         let announce = Announce {
             room: RoomName::default(),
             name: StreamName::new("cam").expect("a name"),

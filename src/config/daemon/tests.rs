@@ -28,7 +28,7 @@ fn an_empty_file_works() {
     assert_eq!(config.paths.records, dir.join("records"));
     assert_eq!(config.policy_file, dir.join("reeld.properties"));
     assert_eq!(config.catalog_file, dir.join("state/catalog.sqlite"));
-    assert_eq!(config.limits, Limits::default());
+    assert_eq!((config.limits, config.sync_interval), (Limits::default(), 5 * SECOND));
 }
 
 #[test]
@@ -58,8 +58,14 @@ fn each_key_sets_its_field() {
         recorder_queue = "1.5 GiB"
         connect_timeout = "20s"
         max_sources = 7
+        preroll = "1m"
+        preroll_memory = "100MiB"
+        max_part_duration = "1h"
+        [storage]
+        sync_interval = "0s"
         "#,
     );
+    assert_eq!(config.sync_interval, Duration::ZERO);
     assert_eq!(
         (config.listen.http.to_string(), config.listen.rtmp.to_string()),
         ("[::1]:0".into(), "0.0.0.0:0".into())
@@ -84,7 +90,9 @@ fn each_key_sets_its_field() {
         recorder_queue_bytes: 1536 * MIB,
         connect_timeout: 20 * SECOND,
         max_sources: 7,
-        ..Limits::default()
+        preroll: MINUTE,
+        preroll_memory_bytes: 100 * MIB,
+        max_part_duration: HOUR,
     };
     assert_eq!(config.limits, expected);
 }
@@ -206,7 +214,7 @@ fn a_mistake_says_what_to_write_instead() {
         ),
         (
             "[listn]",
-            "1: unknown section: \"listn\", did you mean listen?; known are listen, paths, policy, webrtc, tls, source[], database, limits",
+            "1: unknown section: \"listn\", did you mean listen?; known are listen, paths, policy, webrtc, tls, source[], database, storage, limits",
         ),
         ("http = \"127.0.0.1:1\"", "1: http belongs to a section; write it under [listen]"),
         ("listen = 1", "1: listen is a section; write [listen] on a line of its own"),
@@ -253,6 +261,22 @@ fn a_mistake_says_what_to_write_instead() {
             "2: recorder_queue is smaller than max_message_size, so one frame can overflow it; make it larger",
         ),
         (
+            "[storage]\nsync_interval = \"1h\"",
+            "2: sync_interval: \"1h\" is out of range; write a duration from \"0s\" to \"10m\", like \"10s\" or \"500ms\"",
+        ),
+        (
+            "[limits]\nmax_part_duration = \"59s\"",
+            "2: max_part_duration: \"59s\" is out of range; write a duration from \"1m\" to \"7days\", like \"10s\" or \"500ms\"",
+        ),
+        (
+            "[limits]\npreroll = 30",
+            "2: preroll: integer has no unit; write a duration from \"0s\" to \"10m\", like \"10s\" or \"500ms\"",
+        ),
+        (
+            "[limits]\npreroll_memory = \"1KiB\"",
+            "2: preroll_memory: \"1KiB\" is out of range; write a size from \"1.0 MiB\" to \"64.0 GiB\", like \"8MiB\"",
+        ),
+        (
             "[listen]\nhttp = \"127.0.0.1:1935\"",
             "2: http and rtmp both listen on 127.0.0.1:1935; give one of them another port",
         ),
@@ -267,6 +291,13 @@ fn all_mistakes_are_collected_in_line_order() {
     let text = "[listen]\nhttp = 127.0.0.1\nx = 1\nrtmp = \"x\"\n[limits]\nhook_timeout = \"0s\"\nhook_timeout = \"1s\"\n[zzz]\n";
     let lines: Vec<String> = problems(text).iter().map(|p| p.split(':').next().unwrap().to_owned()).collect();
     assert_eq!(lines, ["2", "3", "4", "6", "7", "8"]);
+}
+
+#[test]
+fn memory_for_preroll_that_one_frame_fills_is_a_warning() {
+    let (_, warnings) = load("[limits]\npreroll_memory = \"1MiB\"").1.unwrap();
+    let told: Vec<_> = warnings.iter().map(|w| (w.line, w.severity)).collect();
+    assert_eq!(told, [(2, crate::config::Severity::Warning)]);
 }
 
 #[test]

@@ -54,6 +54,17 @@ fn each_key_sets_its_field() {
         ("exclude_record_name_characters=:.,/", |p| p.name.exclude = vec![':', '.', ',', '/']),
         ("exclude_record_name_characters=/ ", |p| p.name.exclude = vec!['/', ' ']),
         ("exclude_record_name_characters=", |p| p.name.exclude = vec![]),
+        ("record_rotation=20", |p| p.rotation.duration = Some(Duration::from_secs(20))),
+        ("record_rotation = 1h,1G", |p| {
+            p.rotation = Rotation { duration: Some(Duration::from_secs(3600)), bytes: Some(1_000_000_000) }
+        }),
+        ("record_rotation=10M", |p| p.rotation.bytes = Some(10_000_000)),
+        ("record_rotation=off", |_| ()),
+        ("record_rotation_align=Clock", |p| p.rotation_align = RotationAlign::Clock),
+        ("record_preroll=10", |p| p.preroll = Duration::from_secs(10)),
+        ("record_preroll=10s", |p| p.preroll = Duration::from_secs(10)),
+        ("record_resume_window=30s", |p| p.resume_window = Duration::from_secs(30)),
+        ("record_preroll=\nrecord_resume_window = 0\nrecord_rotation_align=start\nrecord_rotation=", |_| ()),
         ("record_audio=passthrough", |p| p.audio = AudioRule::Passthrough),
         ("on_record_hook_script=/opt/x y.sh", |p| p.hook_script = Some("/opt/x y.sh".into())),
         ("on_record_hook_script=", |p| p.hook_script = None),
@@ -106,6 +117,19 @@ fn a_wrong_value_is_an_error_that_says_what_to_write() {
             "record_formats=vp8-mp4",
             "record_formats: vp8 does not go into mp4; mp4 takes h264 h265 av1 vp9, and vp8 goes into webm mkv",
         ),
+        (
+            "record_rotation=10X",
+            "record_rotation: \"10X\" is not a rotation; write seconds like 20, a time like 90s, 10m or 1h, megabytes like 10M, 1G, a time and a size like 1h,1G, or off",
+        ),
+        ("record_rotation_align=hour", "record_rotation_align: \"hour\" is not known; write start or clock"),
+        (
+            "record_preroll=1h",
+            "record_preroll: \"1h\" is not a time that works here; write seconds from 0 to 600, like 10 or 10s",
+        ),
+        (
+            "record_resume_window=-1",
+            "record_resume_window: \"-1\" is not a time that works here; write seconds from 0 to 86400, like 10 or 10s",
+        ),
         ("record_audio=aac", "record_audio: \"aac\" is not known; write auto or passthrough"),
         (
             "on_record_hook_script=a\\u0000b",
@@ -150,25 +174,6 @@ fn what_has_no_effect_is_said_once() {
             "Record_Streams=true",
             &["1: Record_Streams: unknown key, it has no effect; did you mean record_streams?"],
         ),
-        (
-            "record_rotation=20",
-            &["1: record_rotation: not supported by this version; recordings are not rotated"],
-        ),
-        (
-            "record_preroll=5",
-            &["1: record_preroll: not supported by this version; recordings begin at the start request"],
-        ),
-        (
-            "record_rotation_align=clock",
-            &["1: record_rotation_align: not supported by this version; recordings are not rotated"],
-        ),
-        (
-            "record_resume_window=9",
-            &[
-                "1: record_resume_window: not supported by this version; a publisher that returns gets a new recording",
-            ],
-        ),
-        ("record_preroll=0\nrecord_resume_window = 0\nrecord_rotation_align=start\nrecord_rotation=", &[]),
         (
             "record_streams=false\nrecord_streams=true",
             &["2: record_streams: given on line 1 already; this line wins, remove one"],

@@ -213,12 +213,12 @@ async fn one_connection(source: &Source, pull: &mut impl Pull) -> PullError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SourceRules;
+    use crate::{config::SourceRules, hub::PrerollRule};
 
     /// Once who waited from before the first connection, as what breaks off a stuck one does, never heard of it.
     #[tokio::test]
     async fn who_waited_before_the_stream_began_hears_that_it_is_ended() {
-        let (hub, _publishing) = Hub::new(1 << 20);
+        let (hub, _publishing) = Hub::new(1 << 20, PrerollRule::default());
         let limit = Duration::from_secs(1);
         let source = Source {
             id: SourceId::random(),

@@ -91,7 +91,7 @@ impl Task {
         self.source = next.source;
         self.tracks = next.tracks;
         self.away_until = None;
-        self.tell(Entry::Joined);
+        self.tell(Entry::Joined(self.source.stream.clone()));
         for frame in next.held {
             self.take(Item::Frame(frame), now);
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    hub::{Announce, Hub, Item, Publishing},
+    hub::{Announce, Hub, Item, PrerollRule, Publishing},
     media::{Protocol, RoomName, StreamName},
 };
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ struct House {
 impl House {
     fn new(metadata: Metadata) -> Self {
         gst::init().expect("GStreamer");
-        let (hub, publishing) = Hub::new(64 << 20);
+        let (hub, publishing) = Hub::new(64 << 20, PrerollRule::default());
         let publisher = hub.publish(Announce {
             room: RoomName::default(),
             name: StreamName::new("cam").expect("a name"),

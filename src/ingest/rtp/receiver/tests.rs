@@ -1,5 +1,5 @@
 use super::*;
-use crate::hub::{Announce, Hub, Item, Publishing, Subscriber};
+use crate::hub::{Announce, Hub, Item, PrerollRule, Publishing, Subscriber};
 use crate::media::{Frame, Gap, GapKind, Protocol, RoomName, StreamName, Tracks};
 use gstreamer as gst;
 use rtp_types::RtpPacketBuilder;
@@ -85,7 +85,7 @@ impl House {
 
     fn with(media: Vec<Media>) -> Self {
         gst::init().expect("GStreamer");
-        let (hub, publishing) = Hub::new(64 << 20);
+        let (hub, publishing) = Hub::new(64 << 20, PrerollRule::default());
         let announce = Announce {
             room: RoomName::default(),
             name: StreamName::new("cam").expect("name"),

@@ -1,0 +1,337 @@
+//! The verbs on recordings: start, stop, split, pause, resume, switch, and what a stream's beginning does.
+
+use super::{
+    Control, ControlError, RecordingState, Rules, RunningRecording, StartOptions, WhenRunning,
+    active::Actives,
+};
+use crate::{
+    config::{NameTemplate, WebrtcRecording},
+    hub::{Publishing, Stream, Subscriber},
+    library::{Recording, RecordingId, Status},
+    media::{MediaSessionId, Protocol},
+    record::{Order, Refusal, Running, Source},
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use std::{sync::Arc, time::Duration};
+
+/// How long a start waits for the first frame to be in a file before it answers `starting`.
+const START_WAIT: Duration = Duration::from_secs(2);
+
+/// A recording, and what it will answer.
+type Asked = (Running, BoxFuture<'static, Result<Recording, Refusal>>);
+
+impl Control {
+    /// A stream has begun to publish: a recording that waits for its publisher goes on with it, else one begins if the
+    /// policy or the publisher wants it. Call it in the order in which streams begin, on a tokio thread; it never waits.
+    pub fn record_by_policy(&self, publishing: Publishing) {
+        let Publishing { stream, from_start: subscriber } = publishing;
+        let mut active = self.active();
+        let waiting = active.waiting_for(&stream).map(|a| (a.id, a.running.clone()));
+        let (Some((id, running)), None) = (waiting, active.live(stream.id())) else {
+            return self.begin_by_policy(&mut active, Source { stream, subscriber });
+        };
+        let session = stream.id();
+        active.ask(id, stream.clone());
+        let source = Source { stream, subscriber };
+        let answer = in_line(async move { running.rejoin(source).await });
+        drop(active);
+        let control = self.clone();
+        tokio::spawn(async move { control.rejoined(id, session, answer.await) });
+    }
+
+    fn rejoined(&self, id: RecordingId, session: MediaSessionId, answer: Result<(), Source>) {
+        let mut active = self.active();
+        match answer {
+            Ok(()) => active.accepted(id, session),
+            // It waits for nobody, or not any more.
+            Err(source) => {
+                active.refused(id, session);
+                self.begin_by_policy(&mut active, source);
+            }
+        }
+    }
+
+    fn begin_by_policy(&self, active: &mut Actives<Running>, source: Source) {
+        let Source { stream, subscriber } = source;
+        let rules = self.rules();
+        let by_policy = match stream.announce().protocol {
+            Protocol::Rtmp => rules.policy.record_rtmp_streams,
+            Protocol::Rtsp => rules.policy.record_rtsp_streams,
+            Protocol::Webrtc => rules.policy.record_webrtc_streams == WebrtcRecording::Always,
+        };
+        let never = stream.announce().protocol == Protocol::Webrtc
+            && rules.policy.record_webrtc_streams == WebrtcRecording::Never;
+        let wanted = rules.policy.record_streams && !never && (by_policy || stream.announce().record);
+        // A start or a switch that was faster has it already.
+        if wanted && active.live(stream.id()).is_none() {
+            // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
+            self.begin(active, stream, subscriber, &rules, Vec::new());
+        }
+    }
+
+    pub async fn start_recording(
+        &self,
+        id: MediaSessionId,
+        options: StartOptions,
+        when_running: WhenRunning,
+    ) -> Result<Recording, ControlError> {
+        let preroll = self.preroll_for(&options)?;
+        let rules = self.rules_for(options)?;
+        let stream = self.stream(id)?;
+        let mut running = {
+            let mut active = self.active();
+            if self.is_shutting_down() {
+                return Err(ControlError::ShuttingDown);
+            }
+            let recording = active.live(id).map(|a| a.id);
+            if let Some(recording) = recording {
+                if when_running == WhenRunning::Refuse {
+                    return Err(ControlError::AlreadyRecording { session: id, recording });
+                }
+                stop(&mut active, recording);
+            }
+            // What came before is in the file that ends now.
+            let preroll = if recording.is_some() { Duration::ZERO } else { preroll };
+            let (subscriber, degraded) = self.subscribe(&stream, preroll)?;
+            self.begin(&mut active, stream, subscriber, &rules, degraded)
+        };
+        let recording = match tokio::time::timeout(START_WAIT, running.started()).await {
+            Ok(recording) => recording,
+            Err(_) => running.progress().recording,
+        };
+        match recording.error {
+            Some(error) => Err(ControlError::Failed(error)),
+            None => Ok(recording),
+        }
+    }
+
+    /// Answers when every file of the recording is final.
+    pub async fn stop_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
+        let mut running = {
+            let mut active = self.active();
+            let Some((recording, running)) = active.of(id).map(|a| (a.id, a.running.clone())) else {
+                return Err(self.not_recording(id));
+            };
+            // Also when its end was asked for already: whoever asks again is told the same.
+            stop(&mut active, recording);
+            running
+        };
+        Ok(running.done().await)
+    }
+
+    /// Ends the file under way at the next key frame, which begins the next one; answers then, or after 2 s.
+    pub async fn split_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
+        self.recording_of(id)?.split().await.map_err(ControlError::Refused)
+    }
+
+    /// Leaves out what comes from now on; the file stays open.
+    pub async fn pause_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
+        self.recording_of(id)?.pause().await.map_err(ControlError::Refused)
+    }
+
+    /// Goes on in the same file at the next key frame; answers then, or after 2 s.
+    pub async fn resume_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
+        self.recording_of(id)?.resume().await.map_err(ControlError::Refused)
+    }
+
+    /// Has a recording go on with another live stream, at that one's next key frame; answers then, or after 2 s. It belongs
+    /// to the session of that stream from then on.
+    pub async fn switch_recording(
+        &self,
+        id: RecordingId,
+        to: MediaSessionId,
+    ) -> Result<Recording, ControlError> {
+        let Some((running, answer)) = self.ask_to_switch(id, to)? else {
+            self.recording(id).await?;
+            return Err(ControlError::Refused(Refusal::Over));
+        };
+        let answer = answer.await;
+        {
+            let mut active = self.active();
+            match answer {
+                Ok(_) => active.accepted(id, to),
+                Err(_) => active.refused(id, to),
+            }
+            // Before anyone else tells: who is answered finds the session changed.
+            active.joined(id, running.progress().stream);
+        }
+        let recording = answer.map_err(ControlError::Refused)?;
+        // One that ended before its first key frame is not gone over to.
+        let missed = running.progress().stream.id() != to && self.stream(to).is_err();
+        if missed { Err(ControlError::UnknownSession(to)) } else { Ok(recording) }
+    }
+
+    /// `None`: the recording is not under way.
+    fn ask_to_switch(&self, id: RecordingId, to: MediaSessionId) -> Result<Option<Asked>, ControlError> {
+        let mut active = self.active();
+        let Some(now) = active.get(id).filter(|a| !a.stopping) else { return Ok(None) };
+        if now.stream().id() == to {
+            return Err(ControlError::SameSession { session: to, recording: id });
+        }
+        let stream = self.stream(to)?;
+        if let Some(other) = active.live(to).filter(|other| other.id != id) {
+            return Err(ControlError::AlreadyRecording { session: to, recording: other.id });
+        }
+        let subscriber =
+            stream.subscribe_from_now(self.queue_bytes()).ok_or(ControlError::NotPublishing(to))?;
+        stream.request_key_frame();
+        let running = now.running.clone();
+        active.ask(id, stream.clone());
+        let (source, mut asked) = (Source { stream, subscriber }, running.clone());
+        Ok(Some((running, in_line(async move { asked.switch(source).await }))))
+    }
+
+    pub fn recording_state(&self, id: MediaSessionId) -> Result<RecordingState, ControlError> {
+        self.stream(id)?;
+        let active = self.active();
+        let Some(now) = active.of(id) else {
+            return Ok(RecordingState {
+                on: false,
+                update_pending: false,
+                total_running_duration_ms: 0,
+                recording_id: None,
+            });
+        };
+        let status = now.running.progress().recording.status;
+        Ok(RecordingState {
+            on: matches!(status, Status::Recording | Status::Paused),
+            update_pending: now.stopping || matches!(status, Status::Starting | Status::Finalizing),
+            total_running_duration_ms: now.running.media_ms(),
+            recording_id: Some(now.id),
+        })
+    }
+
+    /// Every recording under way.
+    pub fn running(&self) -> Vec<RunningRecording> {
+        let active = self.active();
+        let mut running: Vec<_> = active
+            .iter()
+            .filter(|a| !a.stopping)
+            .filter_map(|a| {
+                let file_name = a.running.progress().file_name?;
+                Some(RunningRecording { file_name, media_session_id: a.stream().id() })
+            })
+            .collect();
+        running.sort_by(|a, b| a.file_name.cmp(&b.file_name));
+        running
+    }
+
+    fn begin(
+        &self,
+        active: &mut Actives<Running>,
+        stream: Arc<Stream>,
+        subscriber: Subscriber,
+        rules: &Rules,
+        degraded: Vec<String>,
+    ) -> Running {
+        let waits = !rules.policy.resume_window.is_zero();
+        let running = self.inner.recorder.start(Order {
+            stream: stream.clone(),
+            subscriber,
+            policy: rules.policy.clone(),
+            templates: rules.templates.clone(),
+            hook: rules.policy.hook_in(&self.inner.facts.hooks),
+            max_part_duration: Duration::from_millis(self.inner.facts.limits.max_part_duration_ms),
+            degraded,
+        });
+        active.begin(running.id(), running.clone(), stream, waits);
+        tokio::spawn(self.clone().watch(running.clone()));
+        running
+    }
+
+    /// Keeps the table of recordings true until this one is done.
+    async fn watch(self, mut running: Running) {
+        let id = running.id();
+        loop {
+            let at = running.progress().stream.id();
+            running.left(at).await;
+            let mut active = self.active();
+            let now = running.progress();
+            if now.done {
+                return active.over(id);
+            }
+            active.joined(id, now.stream);
+        }
+    }
+
+    /// From the key frame at or before the pre-roll, and why it is shorter than that.
+    fn subscribe(
+        &self,
+        stream: &Stream,
+        preroll: Duration,
+    ) -> Result<(Subscriber, Vec<String>), ControlError> {
+        let not_publishing = || ControlError::NotPublishing(stream.id());
+        if preroll.is_zero() {
+            let subscriber = stream.subscribe(self.queue_bytes()).ok_or_else(not_publishing)?;
+            return Ok((subscriber, Vec::new()));
+        }
+        let (subscriber, given) =
+            stream.subscribe_with_preroll(self.queue_bytes(), preroll).ok_or_else(not_publishing)?;
+        let short = given.shortened.then(|| {
+            let (given, asked) = (seconds(given.duration), seconds(preroll));
+            format!("the pre-roll is {given} s instead of {asked} s: preroll_memory ran short")
+        });
+        Ok((subscriber, short.into_iter().collect()))
+    }
+
+    /// How much of the past a start gets: what it asks for, else what the policy says.
+    fn preroll_for(&self, options: &StartOptions) -> Result<Duration, ControlError> {
+        let by_policy = self.rules().policy.preroll;
+        let kept = by_policy.max(Duration::from_millis(self.inner.facts.limits.preroll_ms));
+        match options.preroll {
+            Some(asked) if asked > kept => Err(ControlError::PrerollTooLong { asked, kept }),
+            asked => Ok(asked.unwrap_or(by_policy)),
+        }
+    }
+
+    fn rules_for(&self, options: StartOptions) -> Result<Arc<Rules>, ControlError> {
+        let rules = self.rules();
+        if !rules.policy.record_streams {
+            return Err(ControlError::RecordingOff);
+        }
+        let StartOptions { file_template, rotation, preroll: _ } = options;
+        if file_template.is_none() && rotation.is_none() {
+            return Ok(rules);
+        }
+        let template = file_template.map(|text| NameTemplate::parse(&text)).transpose();
+        let template = template.map_err(|e| ControlError::Template(e.to_string()))?;
+        Ok(Arc::new(rules.with(template, rotation)))
+    }
+
+    fn recording_of(&self, id: MediaSessionId) -> Result<Running, ControlError> {
+        let found = self.active().of(id).map(|a| a.running.clone());
+        found.ok_or_else(|| self.not_recording(id))
+    }
+
+    /// Why a session has no recording: it may not be there itself.
+    fn not_recording(&self, id: MediaSessionId) -> ControlError {
+        self.stream(id).map_or_else(|e| e, |_| ControlError::NotRecording(id))
+    }
+
+    fn queue_bytes(&self) -> usize {
+        self.inner.facts.limits.recorder_queue_bytes as usize
+    }
+}
+
+fn stop(active: &mut Actives<Running>, id: RecordingId) {
+    active.stopping(id);
+    if let Some(now) = active.get(id) {
+        now.running.stop();
+    }
+}
+
+/// Begins a request to a recording: when this returns, it is in the recording's line. Requests that are begun under the lock
+/// of the table of recordings have one order, the table's and the recording's.
+fn in_line<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
+    let mut request = request.boxed();
+    // Its first poll sends it, and waits for nothing.
+    match (&mut request).now_or_never() {
+        Some(answer) => std::future::ready(answer).boxed(),
+        None => request,
+    }
+}
+
+/// To a tenth.
+pub(super) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10.0).round() / 10.0
+}
