@@ -81,7 +81,7 @@ impl AvSync {
             apart.min_by(|a, b| a.abs().total_cmp(&b.abs())).filter(|apart| apart.abs() <= MAX_APART_MS)
         };
         let offsets_ms: Vec<_> = flashes.iter().filter_map(nearest).collect();
-        let unpaired = flashes.len() + beeps.len() - 2 * offsets_ms.len();
+        let unpaired = (flashes.len() + beeps.len()).saturating_sub(2 * offsets_ms.len());
         Self { offsets_ms, unpaired }
     }
 

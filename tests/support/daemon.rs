@@ -71,6 +71,11 @@ impl House {
         self.dir.path().join(name)
     }
 
+    /// Leaves the folder there, for who wants to look at it.
+    pub fn keep(self) -> PathBuf {
+        self.dir.keep()
+    }
+
     /// Replaces the hook script.
     pub fn hook(&self, script: &str) {
         let path = self.path("hooks/on_record_hook.sh");
@@ -227,6 +232,10 @@ impl Daemon {
         let [recording] = <[Value; 1]>::try_from(seen).unwrap_or_else(|seen| panic!("of {name}: {seen:#?}"));
         assert_eq!(recording["status"], "completed", "{recording:#}");
         recording
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Threads and open file descriptors of the process.

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod enhanced;
 pub mod flv;
 pub mod http;
+pub mod lab;
 pub mod live;
 pub mod media;
 pub mod play;

@@ -86,7 +86,9 @@ impl Format {
             return false;
         }
         self.entry[4..8].copy_from_slice(video::in_band_kind(&old));
-        video::grow(&mut self.entry, &next.entry);
+        if let Some(size) = video::entry_size(&next.entry) {
+            video::grow(&mut self.entry, size);
+        }
         self.display = (self.display.0.max(next.display.0), self.display.1.max(next.display.1));
         true
     }

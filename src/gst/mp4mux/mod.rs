@@ -20,12 +20,14 @@ mod index;
 mod moov;
 mod muxer;
 mod recover;
+mod sps;
 #[cfg(test)]
 mod tests;
 mod track;
 mod video;
 
-pub use recover::whole_length;
+pub use recover::{Ending, FragmentSample, Remains, RunHead, TrackHead, TrackSum, join};
+pub use sps::{h264_size, h265_size};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;

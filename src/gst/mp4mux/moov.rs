@@ -49,6 +49,11 @@ pub(super) fn closing(out: &mut Vec<u8>, tracks: &[Numbered], created_s: u64) {
     });
 }
 
+/// How long the finished file plays.
+pub(super) fn duration_ms(tracks: &[Numbered]) -> u64 {
+    tracks.iter().map(|t| Edit::of(t).end()).max().unwrap_or(0) / (MOVIE_TIMESCALE / 1000)
+}
+
 /// How a track's media lies on the file's timeline (14496-12, 8.6.6).
 struct Edit {
     /// Nothing is shown for this long, movie ticks.

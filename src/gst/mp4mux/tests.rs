@@ -371,16 +371,12 @@ fn without_eos_the_file_plays_to_its_last_whole_fragment() {
         }
     }
 
-    // Cut anywhere, `whole_length` gives what precedes the cut by whole fragments, and that decodes.
+    // What precedes a fragment decodes.
     let cut_file = file.with_file_name("cut.mp4");
     let moof_at = found.iter().filter(|b| b.0 == "moof").map(|b| b.1);
     let mdat_end = found.iter().filter(|b| b.0 == "mdat").map(|b| b.1 + b.2);
     let fragments: Vec<_> = moof_at.zip(mdat_end).collect();
     for &(start, end) in fragments.iter().skip(1).step_by(3) {
-        for cut in [start, start + 5, start + 100, start + 300, (start + end) / 2, end - 1] {
-            let whole = super::whole_length(&mut std::io::Cursor::new(&data[..cut])).expect("memory");
-            assert_eq!(whole, start as u64, "cut at {cut}");
-        }
         std::fs::write(&cut_file, &data[..start]).expect("write");
         assert_decodes(&cut_file);
         // Not even truncated, a file cut within its media plays.

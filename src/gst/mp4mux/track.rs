@@ -50,6 +50,11 @@ impl Track {
         Self { format, pending, pending_bytes: 0, start: None, last: None, declared: false, index }
     }
 
+    /// A track of a file that was read back: all of its samples are written and settled.
+    pub fn found(format: Format, start: Start, index: Index) -> Self {
+        Self { start: Some(start), index, ..Self::new(format) }
+    }
+
     pub fn start(&self) -> Option<Start> {
         self.start
     }

@@ -2,7 +2,7 @@
 
 use super::boxes::{boxed, full_box};
 use super::format::{Format, FormatError, VIDEO_TIMESCALE, codec_data, positive_u16};
-use crate::media::Bits;
+use super::sps::avcc_size;
 use crate::media::MediaKind;
 use bytes::BufMut;
 use gstreamer as gst;
@@ -12,7 +12,7 @@ pub(super) fn h264(s: &gst::StructureRef, kind: &[u8; 4]) -> Result<Format, Form
     if config[0] != 1 {
         return Err(FormatError::CodecData("avcC"));
     }
-    let size = size(s).or_else(|| h264_size(&config)).unwrap_or((0, 0));
+    let size = size(s).or_else(|| avcc_size(&config)).unwrap_or((0, 0));
     Ok(video(s, kind, size, |b| boxed(b, b"avcC", |b| b.put_slice(&config))))
 }
 
@@ -112,12 +112,18 @@ pub(super) fn in_band_kind(kind: &[u8; 4]) -> &[u8; 4] {
 /// Where a sample entry has its width and height, 16 bits each (14496-12, 12.1.3).
 const ENTRY_SIZE: std::ops::Range<usize> = 32..36;
 
-/// Makes the picture of `entry` at least as large as that of `other`.
-pub(super) fn grow(entry: &mut [u8], other: &[u8]) {
-    let (Some(size), Some(other)) = (entry.get_mut(ENTRY_SIZE), other.get(ENTRY_SIZE)) else { return };
-    for (mine, theirs) in size.chunks_exact_mut(2).zip(other.chunks_exact(2)) {
-        if &*mine < theirs {
-            mine.copy_from_slice(theirs);
+/// Width and height of a video's sample entry.
+pub(super) fn entry_size(entry: &[u8]) -> Option<(u16, u16)> {
+    let &[w0, w1, h0, h1] = entry.get(ENTRY_SIZE)?.first_chunk()?;
+    Some((u16::from_be_bytes([w0, w1]), u16::from_be_bytes([h0, h1])))
+}
+
+/// Makes the picture of `entry` at least so large.
+pub(super) fn grow(entry: &mut [u8], (width, height): (u16, u16)) {
+    let Some(size) = entry.get_mut(ENTRY_SIZE) else { return };
+    for (mine, theirs) in size.chunks_exact_mut(2).zip([width, height]) {
+        if *mine < theirs.to_be_bytes()[..] {
+            mine.copy_from_slice(&theirs.to_be_bytes());
         }
     }
 }
@@ -181,137 +187,4 @@ fn frame_ticks(s: &gst::StructureRef) -> u32 {
     let rate = s.get::<gst::Fraction>("framerate").ok().filter(|f| f.numer() > 0 && f.denom() > 0);
     let ticks = rate.map(|f| i64::from(VIDEO_TIMESCALE) * i64::from(f.denom()) / i64::from(f.numer()));
     ticks.and_then(|t| u32::try_from(t).ok()).filter(|t| *t > 0).unwrap_or(VIDEO_TIMESCALE / 30)
-}
-
-/// Picture size from the first sequence parameter set of an `avcC` (ITU-T H.264, 7.3.2.1.1).
-fn h264_size(config: &[u8]) -> Option<(u16, u16)> {
-    const MAX_SPS_BYTES: usize = 512;
-    let (_, sps) = config.split_at_checked(6)?;
-    let (len, sps) = sps.split_first_chunk()?;
-    let sps = sps.get(1..usize::from(u16::from_be_bytes(*len)).min(MAX_SPS_BYTES))?;
-    let sps = without_emulation_prevention(sps);
-    let mut bits = Bits::new(&sps);
-    let profile = bits.take(8)?;
-    bits.take(16)?;
-    bits.ue()?;
-    let mut chroma = 1;
-    if matches!(profile, 100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135) {
-        chroma = skip_chroma(&mut bits)?;
-    }
-    skip_frame_order(&mut bits)?;
-    let across = bits.ue()?.checked_add(1)?.checked_mul(16)?;
-    let map_units = bits.ue()?.checked_add(1)?;
-    let frames_only = bits.flag()?;
-    let down = map_units.checked_mul(if frames_only { 16 } else { 32 })?;
-    if !frames_only {
-        bits.flag()?;
-    }
-    bits.flag()?;
-    let (mut width, mut height) = (across, down);
-    if bits.flag()? {
-        let (unit_x, unit_y) = match chroma {
-            1 => (2, 2),
-            2 => (2, 1),
-            _ => (1, 1),
-        };
-        let unit_y = if frames_only { unit_y } else { unit_y * 2 };
-        width = width.checked_sub(bits.ue()?.checked_add(bits.ue()?)?.checked_mul(unit_x)?)?;
-        height = height.checked_sub(bits.ue()?.checked_add(bits.ue()?)?.checked_mul(unit_y)?)?;
-    }
-    Some((u16::try_from(width).ok()?, u16::try_from(height).ok()?))
-}
-
-fn without_emulation_prevention(nal: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(nal.len());
-    let mut zeros = 0;
-    for &byte in nal {
-        if byte == 3 && zeros >= 2 {
-            zeros = 0;
-            continue;
-        }
-        zeros = if byte == 0 { zeros + 1 } else { 0 };
-        out.push(byte);
-    }
-    out
-}
-
-/// The fields of the high profiles. Returns chroma_format_idc.
-fn skip_chroma(bits: &mut Bits) -> Option<u32> {
-    let chroma = bits.ue()?;
-    if chroma == 3 {
-        bits.flag()?;
-    }
-    bits.ue()?;
-    bits.ue()?;
-    bits.flag()?;
-    if bits.flag()? {
-        for list in 0..if chroma == 3 { 12 } else { 8 } {
-            if bits.flag()? {
-                skip_scaling_list(bits, if list < 6 { 16 } else { 64 })?;
-            }
-        }
-    }
-    Some(chroma)
-}
-
-fn skip_scaling_list(bits: &mut Bits, len: usize) -> Option<()> {
-    let mut last = 8i64;
-    for _ in 0..len {
-        let next = (last + i64::from(bits.se()?)).rem_euclid(256);
-        if next == 0 {
-            return Some(());
-        }
-        last = next;
-    }
-    Some(())
-}
-
-fn skip_frame_order(bits: &mut Bits) -> Option<()> {
-    bits.ue()?;
-    match bits.ue()? {
-        0 => {
-            bits.ue()?;
-        }
-        1 => {
-            bits.flag()?;
-            bits.se()?;
-            bits.se()?;
-            for _ in 0..bits.ue()?.min(255) {
-                bits.se()?;
-            }
-        }
-        _ => {}
-    }
-    bits.ue()?;
-    bits.flag()?;
-    Some(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn picture_size_comes_from_the_sequence_parameter_set() {
-        gst::init().expect("GStreamer");
-        for (size, format) in
-            [((320, 180), "I420"), ((1920, 1080), "I420"), ((98, 66), "Y42B"), ((99, 67), "Y444")]
-        {
-            let config = super::super::tests::x264_codec_data(size, format);
-            assert_eq!(h264_size(&config), Some(size), "{format}");
-        }
-    }
-
-    #[test]
-    fn emulation_prevention_is_taken_out_once() {
-        let nal = [1, 0, 0, 3, 3, 0, 0, 3, 0, 0, 3, 1];
-        assert_eq!(without_emulation_prevention(&nal), [1, 0, 0, 3, 0, 0, 0, 0, 1]);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_parameter_set_panics(data in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
-            h264_size(&data);
-        }
-    }
 }

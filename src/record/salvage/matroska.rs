@@ -3,7 +3,12 @@
 //!
 //! In place: no second copy of hours of media, and every step may be repeated after one that was cut short.
 
-use super::ebml::{self, Element, Source, children, float, sized, unsigned, vint};
+use super::{
+    ebml::{self, Element, Source, children, float, sized, unsigned, vint},
+    found::{self, Found, Kind, Span},
+    pages::Pages,
+};
+use crate::media::Codec;
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 const EBML: u32 = 0x1A45_DFA3;
@@ -47,50 +52,26 @@ const MAX_CUT_BYTES: u64 = 64 << 20;
 /// So far into a block group its block and its references are looked for.
 const GROUP_HEAD_BYTES: usize = 64;
 
-/// What a file holds that was finished here.
-#[derive(Debug)]
-pub(super) struct Salvage {
-    pub duration_ms: u64,
-    pub tracks: Vec<Track>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Kind {
-    Video { width: Option<u32>, height: Option<u32> },
-    Audio { rate: Option<u32>, channels: Option<u32> },
-    Other,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Track {
+struct Track {
     number: u64,
-    pub codec_id: String,
-    pub kind: Kind,
-    pub frames: u64,
-    pub key_frames: u64,
-    first: Option<i64>,
-    /// The last two timestamps in order of presentation, ticks: how long the last access unit lasts is as long as the
-    /// one before.
-    last: [Option<i64>; 2],
+    codec_id: String,
+    kind: Kind,
+    frames: u64,
+    key_frames: u64,
+    /// In ticks.
+    span: Span,
 }
 
 impl Track {
     fn take(&mut self, time: i64, key: bool) {
         self.frames += 1;
         self.key_frames += u64::from(key);
-        self.first = Some(self.first.map_or(time, |first| first.min(time)));
-        match self.last {
-            [_, Some(last)] if time > last => self.last = [Some(last), Some(time)],
-            [before, Some(last)] if time < last => self.last[0] = before.max(Some(time)),
-            [_, None] => self.last[1] = Some(time),
-            _ => {}
-        }
+        self.span.take(time);
     }
 
-    fn end(&self) -> Option<i64> {
-        let [before, last] = self.last;
-        let last = last?;
-        Some(last.saturating_add(before.map_or(0, |before| last.saturating_sub(before))))
+    fn found(&self) -> found::Track {
+        let (codec, kind) = (codec(&self.codec_id), self.kind.clone());
+        found::Track { codec, kind, frames: self.frames, key_frames: self.key_frames }
     }
 }
 
@@ -139,7 +120,7 @@ struct Scan {
 }
 
 /// Finishes the file; `None`, with nothing changed, when there is no access unit in it.
-pub(super) fn finish(file: &File) -> io::Result<Option<Salvage>> {
+pub(super) fn finish(file: &File) -> io::Result<Option<Found>> {
     let source = Source { file, len: file.metadata()?.len() };
     let Some(segment) = segment(&source)? else { return Ok(None) };
     let scan = Scan::of(&source, &segment)?;
@@ -150,7 +131,7 @@ pub(super) fn finish(file: &File) -> io::Result<Option<Salvage>> {
         return Err(io::Error::other(error));
     }
     scan.write(file, &segment, whole)?;
-    Ok(Some(scan.salvage()))
+    Ok(Some(scan.found_media()))
 }
 
 fn segment(source: &Source) -> io::Result<Option<Element>> {
@@ -170,10 +151,11 @@ impl Scan {
     /// Reads up to where the file breaks off, or its old cues begin.
     fn of(source: &Source, segment: &Element) -> io::Result<Self> {
         let mut scan = Self { scale_ns: 1_000_000, ..Self::default() };
+        let mut pages = Pages::new(source.file)?;
         let mut at = segment.content;
         while let Some(element) = source.element(at)? {
             let end = match element.id {
-                CLUSTER => scan.cluster(source, segment, element)?,
+                CLUSTER => scan.cluster(source, &mut pages, segment, element)?,
                 _ if !scan.clusters.is_empty() => None,
                 _ => scan.header(source, segment, &element)?,
             };
@@ -225,7 +207,13 @@ impl Scan {
     }
 
     /// Where the cluster ends and the next element may begin; `None` when the file breaks off in it.
-    fn cluster(&mut self, source: &Source, segment: &Element, element: Element) -> io::Result<Option<u64>> {
+    fn cluster(
+        &mut self,
+        source: &Source,
+        pages: &mut Pages,
+        segment: &Element,
+        element: Element,
+    ) -> io::Result<Option<u64>> {
         let limit = element.end().map_or(source.len, |end| end.min(source.len));
         let position = element.at - segment.content;
         let (mut at, mut time, mut blocks) = (element.content, None, 0_u64);
@@ -236,6 +224,7 @@ impl Scan {
             match (child.id, time) {
                 (TIMESTAMP, _) => time = source.content(&child, 8)?.map(|c| unsigned(&c)),
                 (SIMPLE_BLOCK | BLOCK_GROUP, None) => break,
+                (SIMPLE_BLOCK | BLOCK_GROUP, _) if pages.has_hole(child.at, end)? => break,
                 (SIMPLE_BLOCK | BLOCK_GROUP, Some(time)) => {
                     let Some(block) = block(source, &child)? else { break };
                     blocks += 1;
@@ -325,14 +314,14 @@ impl Scan {
 
     /// Where the last access unit ends, ticks.
     fn end(&self) -> i64 {
-        self.tracks.iter().filter_map(Track::end).max().unwrap_or(0)
+        self.tracks.iter().filter_map(|t| t.span.end()).max().unwrap_or(0)
     }
 
-    fn salvage(self) -> Salvage {
-        let first = self.tracks.iter().filter_map(|t| t.first).min().unwrap_or(0);
+    fn found_media(&self) -> Found {
+        let first = self.tracks.iter().filter_map(|t| t.span.first).min().unwrap_or(0);
         let ticks = u128::from(self.end().saturating_sub(first).max(0).unsigned_abs());
         let duration_ms = u64::try_from(ticks * u128::from(self.scale_ns) / 1_000_000).unwrap_or(u64::MAX);
-        Salvage { duration_ms, tracks: self.tracks }
+        Found { duration_ms, tracks: self.tracks.iter().map(Track::found).collect() }
     }
 }
 
@@ -355,8 +344,7 @@ fn track(entry: &Element, content: &[u8]) -> Option<Track> {
         kind: Kind::Other,
         frames: 0,
         key_frames: 0,
-        first: None,
-        last: [None; 2],
+        span: Span::default(),
     };
     for (element, value) in children(content) {
         match element.id {
@@ -416,4 +404,21 @@ fn parse_block(head: &[u8]) -> Option<(Block, u8)> {
     let (track, length) = vint(head, 8, false)?;
     let &[high, low, flags] = head.get(length..)?.first_chunk()?;
     Some((Block { track, time: i16::from_be_bytes([high, low]), key: false }, flags))
+}
+
+/// Our word for a codec (Matroska codec mappings, RFC 9559's registry); its own where we have none.
+fn codec(id: &str) -> String {
+    let known = match id {
+        "V_VP8" => Some(Codec::Vp8),
+        "V_VP9" => Some(Codec::Vp9),
+        "V_AV1" => Some(Codec::Av1),
+        "V_MPEG4/ISO/AVC" => Some(Codec::H264),
+        "V_MPEGH/ISO/HEVC" => Some(Codec::H265),
+        "A_VORBIS" => Some(Codec::Vorbis),
+        "A_OPUS" => Some(Codec::Opus),
+        "A_MPEG/L3" => Some(Codec::Mp3),
+        id if id.starts_with("A_AAC") => Some(Codec::Aac),
+        _ => None,
+    };
+    known.map_or_else(|| id.to_owned(), |codec| codec.to_string())
 }
