@@ -13,7 +13,7 @@ use crate::{
     hub::{Hub, PrerollRule, Publishing},
     ingest::tls::TlsError,
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
-    record::{Recorder, make_whole},
+    record::{self, Recorder, make_whole},
 };
 use std::{
     io,
@@ -124,8 +124,9 @@ impl App {
             tracing::warn!("what the last daemon left is still being made whole; starting meanwhile");
         }
         let waker = deliveries.waker();
-        let recorder = Recorder::new(library.clone(), move || waker.wake())?;
-        let totals = recorder.totals();
+        let recorder = Recorder::new(library.clone(), config.sync_interval, move || waker.wake())?;
+        let (totals, syncs) = (recorder.totals(), recorder.sync_stats());
+        tokio::spawn(record::sync::tell_stalls(syncs.clone()));
         let preroll = PrerollRule {
             idle: config.limits.preroll,
             always: first.policy.preroll,
@@ -157,7 +158,7 @@ impl App {
 
         ways_in.serve(listeners, &config);
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals);
+        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals, syncs);
         let routes = crate::api::routes(control.clone(), ways_in.whip.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));

@@ -274,6 +274,9 @@ fn it_is_not_ready_without_a_folder_to_record_to() {
     let daemon = house.start(REELD);
     daemon.request("GET", "/readyz", b"").expect(200);
     fs::remove_dir(house.path("records")).expect("an empty folder");
-    let answer = daemon.request("GET", "/readyz", b"").expect(503);
+    let answer = wait_for("it is noticed", SOON, || {
+        let answer = daemon.request("GET", "/readyz", b"");
+        (answer.status != 200).then(|| answer.expect(503))
+    });
     assert!(answer.json().to_string().contains("records folder"), "{:?}", answer.json());
 }

@@ -6,7 +6,7 @@ use crate::{
     config::DaemonConfig,
     control::{Addresses, Control, LimitsInfo},
     hub::Hub,
-    record::Totals,
+    record::{Totals, sync::SyncStats},
     telemetry::Metrics,
 };
 use sd_notify::NotifyState;
@@ -72,13 +72,20 @@ pub(super) fn limits(config: &DaemonConfig) -> LimitsInfo {
     }
 }
 
-pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<Totals>) -> Metrics {
+pub(super) fn metrics(
+    hub: Hub,
+    control: Control,
+    ways_in: &WaysIn,
+    totals: Arc<Totals>,
+    syncs: Arc<SyncStats>,
+) -> Metrics {
     let WaysIn { rtmp, rtsp, whip, .. } = ways_in.clone();
     let mut metrics = Metrics::default();
     let total = |pick: fn(&Totals) -> &AtomicU64| {
         let totals = totals.clone();
         move || pick(&totals).load(Ordering::Relaxed)
     };
+    add_syncs(&mut metrics, &syncs);
     let (server, refusing) = (rtmp.clone(), rtmp.clone());
     let (preroll, short) = (hub.clone(), hub.clone());
     metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
@@ -126,6 +133,26 @@ pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<
     let broken = move || u64::from(policy.rules().error.is_some());
     metrics.gauge("policy_error", "1 when the policy file as it is now is not in force.", broken);
     metrics
+}
+
+fn add_syncs(metrics: &mut Metrics, syncs: &Arc<SyncStats>) {
+    let read = |pick: fn(&SyncStats) -> &AtomicU64| {
+        let syncs = syncs.clone();
+        move || pick(&syncs).load(Ordering::Relaxed)
+    };
+    metrics.counter("syncs", "Times a file under way was synced to the disk.", read(|s| &s.syncs));
+    let late = "Syncs that ended more than a second after they were due: a power cut would have cost more.";
+    metrics.counter("syncs_late", late, read(|s| &s.late));
+    metrics.counter("syncs_failed", "Syncs that failed.", read(|s| &s.failed));
+    metrics.gauge("sync_longest_ms", "The longest sync since the start, ms.", read(|s| &s.longest_ms));
+    let behind = "Recordings whose muxer has not taken what was written, because the disk is slow.";
+    metrics.gauge("recordings_behind", behind, read(|s| &s.behind));
+    let waiting = syncs.clone();
+    metrics.gauge(
+        "disk_waiting_ms",
+        "How long a sync or a writer thread has been waiting for the disk, ms; 0: none is.",
+        move || waiting.waiting().as_millis() as u64,
+    );
 }
 
 /// Tells systemd that the daemon is ready, and from then on that it is alive.

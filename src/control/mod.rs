@@ -1,6 +1,7 @@
 //! The verbs: what both API dialects, the CLI and the policy do to streams and recordings.
 
 mod active;
+mod disk;
 mod objects;
 mod recording;
 mod rules;
@@ -26,6 +27,7 @@ use crate::{
 };
 use active::Actives;
 use chrono::Utc;
+use disk::Disk;
 use recording::seconds;
 use std::{
     path::PathBuf,
@@ -35,9 +37,6 @@ use std::{
     },
     time::Duration,
 };
-
-/// With less free space the disk counts as full: about what a fragment of a few streams takes.
-const MIN_FREE_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ControlError {
@@ -126,6 +125,7 @@ struct Inner {
     hub: Hub,
     recorder: Recorder,
     library: Library,
+    disk: Disk,
     sources: Sources,
     facts: Facts,
     rules: RwLock<Arc<Rules>>,
@@ -134,6 +134,7 @@ struct Inner {
 }
 
 impl Control {
+    /// Call it on a tokio thread.
     pub fn new(
         hub: Hub,
         recorder: Recorder,
@@ -143,6 +144,7 @@ impl Control {
         facts: Facts,
     ) -> Self {
         let inner = Inner {
+            disk: Disk::watch(library.storage().folder().to_owned()),
             hub,
             recorder,
             library,
@@ -213,7 +215,7 @@ impl Control {
                 transcoded_tracks: totals.transcoded_tracks.load(Ordering::Relaxed),
                 element_threads: totals.element_threads.load(Ordering::Relaxed),
             },
-            disk: self.disk(),
+            disk: self.inner.disk.info(),
         }
     }
 
@@ -222,17 +224,7 @@ impl Control {
         if self.is_shutting_down() {
             return Err(ControlError::ShuttingDown.to_string());
         }
-        let disk = self.disk();
-        let path = disk.path.display();
-        rustix::fs::access(&disk.path, rustix::fs::Access::WRITE_OK)
-            .map_err(|e| format!("the records folder {path} cannot be written to: {e}"))?;
-        if disk.free_bytes < MIN_FREE_BYTES {
-            return Err(format!(
-                "the disk of the records folder {path} is full: {} bytes are free",
-                disk.free_bytes
-            ));
-        }
-        Ok(())
+        self.inner.disk.ready()
     }
 
     /// Recordings whose frames are being written.
@@ -286,14 +278,6 @@ impl Control {
             created_at: stream.created_at(),
             recording_id: recording.map(|a| a.id),
         }
-    }
-
-    fn disk(&self) -> DiskInfo {
-        let path = self.inner.library.storage().folder().to_owned();
-        let (free_bytes, total_bytes) = rustix::fs::statvfs(&path).map_or((0, 0), |fs| {
-            (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize))
-        });
-        DiskInfo { path, free_bytes, total_bytes }
     }
 
     fn is_shutting_down(&self) -> bool {

@@ -14,8 +14,8 @@ pub enum PipelineError {
     Frozen { state: gst::State },
     #[error("the pipeline did not finish within {} s", after.as_secs())]
     NoEos { after: Duration },
-    #[error("the muxer is {bytes} bytes behind: one of its tracks is silent, or the disk stands still")]
-    Behind { bytes: u32 },
+    #[error("the disk did not take what was written, and the file may have holes: {0}")]
+    NotSynced(String),
     #[error("the pipeline cannot be built: {0}")]
     Build(String),
 }

@@ -109,7 +109,8 @@ impl Storage {
         &self.folder
     }
 
-    /// Reserves a free name by creating `NAME.EXT.part`, empty.
+    /// Reserves a free name by creating `NAME.EXT.part`, empty. Whoever writes it syncs the folder: until then a power
+    /// cut takes the name back.
     ///
     /// `names(n)` is the whole file name without extension for try `n`, counting from 1 (the plain name). It
     /// leaves room for the extension and 5 bytes more within the file system's limit. A name is taken when
@@ -123,7 +124,6 @@ impl Storage {
             let name = file_name(&names(try_number), ext)?;
             let path = self.beside(&name, ".part");
             if self.create(&name, &path)? {
-                self.sync_folder()?;
                 return Ok(PartFile { path, name, ext: ext.into(), try_number });
             }
             taken = try_number;

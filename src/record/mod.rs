@@ -14,6 +14,7 @@ mod rotation;
 mod salvage;
 mod silence;
 mod state;
+pub mod sync;
 mod task;
 mod usage;
 mod writer;
@@ -41,9 +42,11 @@ use std::{
     },
     time::Duration,
 };
+use sync::{SyncStats, Syncer};
 use task::Task;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
+use writer::Means;
 
 /// What to record and how. A recording keeps these to its end, whatever is reloaded meanwhile.
 pub struct Order {
@@ -64,10 +67,11 @@ const EFFECT_WAIT: Duration = Duration::from_secs(2);
 
 /// Starts recordings and knows when all of them are done.
 pub struct Recorder {
+    // In this order: the writer threads end before the thread that syncs what they write.
     pool: Pool,
+    means: Means,
     books: TaskTracker,
     library: Library,
-    totals: Arc<Totals>,
     on_commit: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -81,13 +85,19 @@ pub struct Running {
 }
 
 impl Recorder {
-    /// `on_commit` is called, on a tokio thread, whenever a finished part and its deliveries are stored.
-    pub fn new(library: Library, on_commit: impl Fn() + Send + Sync + 'static) -> std::io::Result<Self> {
+    /// `sync_interval`: how often files under way are synced to the disk; zero: after each fragment. `on_commit` is called,
+    /// on a tokio thread, whenever a finished part and its deliveries are stored.
+    pub fn new(
+        library: Library,
+        sync_interval: Duration,
+        on_commit: impl Fn() + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
+        let syncer = Arc::new(Syncer::start(sync_interval)?);
         Ok(Self {
-            pool: Pool::start()?,
+            pool: Pool::start(&syncer.stats())?,
+            means: Means { totals: Arc::default(), syncer },
             books: TaskTracker::new(),
             library,
-            totals: Arc::default(),
             on_commit: Arc::new(on_commit),
         })
     }
@@ -107,7 +117,7 @@ impl Recorder {
             library: self.library.clone(),
             hook: order.hook,
             progress,
-            totals: self.totals.clone(),
+            totals: self.totals(),
             on_commit: self.on_commit.clone(),
         };
         self.books.spawn(books.keep(inbox));
@@ -115,12 +125,12 @@ impl Recorder {
         let storage = self.library.storage().clone();
         // A file begins with one: who sends none for seconds is asked.
         order.stream.request_key_frame();
-        let totals = self.totals.clone();
+        let means = self.means.clone();
         let inputs = task::Inputs {
             id,
             source: Source { stream: order.stream, subscriber: order.subscriber },
             storage,
-            totals,
+            means,
             max_part_duration: order.max_part_duration,
         };
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
@@ -133,7 +143,12 @@ impl Recorder {
     }
 
     pub fn totals(&self) -> Arc<Totals> {
-        self.totals.clone()
+        self.means.totals.clone()
+    }
+
+    /// How syncing to the disk goes.
+    pub fn sync_stats(&self) -> Arc<SyncStats> {
+        self.means.syncer.stats()
     }
 
     /// Recordings whose frames are being written.

@@ -3,6 +3,7 @@
 
 use super::{
     request::{Refused, Request},
+    sync::SyncStats,
     task::Task,
 };
 use crate::{hub::Subscriber, library::RecordingId};
@@ -74,14 +75,15 @@ impl Waker {
 
 impl Pool {
     /// One thread per core, four at the most.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(stats: &Arc<SyncStats>) -> std::io::Result<Self> {
         let count = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS);
         let (mut threads, mut handles) = (Vec::new(), Vec::new());
         for n in 0..count {
             let (commands, receiver) = channel();
             let tasks = Arc::new(AtomicUsize::new(0));
             let counter = tasks.clone();
-            let run = move || run(&receiver, &counter);
+            let stats = stats.clone();
+            let run = move || run(&receiver, &counter, |writing| stats.set_writing(n, writing));
             handles.push(std::thread::Builder::new().name(format!("writer-{n}")).spawn(run)?);
             threads.push(Thread { commands, tasks });
         }
@@ -118,7 +120,8 @@ impl Drop for Pool {
     }
 }
 
-fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
+/// `tell` is called when the thread begins and when it ends what the disk may make it wait for.
+fn run(commands: &Receiver<Command>, counter: &AtomicUsize, tell: impl Fn(bool)) {
     let started = Instant::now();
     let mut tasks: Vec<Task> = Vec::new();
     // How many of the tasks that `counter` holds have been received and are not yet taken off it.
@@ -137,7 +140,10 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize) {
         } else {
             next_tick.saturating_duration_since(Instant::now())
         };
-        match commands.recv_timeout(timeout) {
+        tell(false);
+        let command = commands.recv_timeout(timeout);
+        tell(true);
+        match command {
             Ok(Command::Attach(mut task)) => {
                 counted += 1;
                 if guarded(&mut task, |task| task.poll(now())) {

@@ -6,7 +6,7 @@ mod parts;
 mod sources;
 
 use super::{
-    books::{Entry, Totals},
+    books::Entry,
     clock::Clock,
     params::Change,
     part::OpenPart,
@@ -14,7 +14,7 @@ use super::{
     request::{Refusal, Refused, Request, Source},
     rotation::RotationRule,
     state::{Action, ErrorBudget, Input, State},
-    writer::Span,
+    writer::{BEHIND_BYTES, MAX_QUEUED_BYTES, Means, Span},
 };
 use crate::{
     config::Policy,
@@ -76,7 +76,7 @@ pub(super) struct Task {
     /// What the part written last covers.
     last_span: Span,
     last_error: Option<String>,
-    totals: Arc<Totals>,
+    means: Means,
     /// Access units that no part holds, not yet told to the books.
     frames_lost: u64,
     /// Of gaps that are not told one by one.
@@ -91,7 +91,7 @@ pub(super) struct Inputs {
     pub id: RecordingId,
     pub source: Source,
     pub storage: Storage,
-    pub totals: Arc<Totals>,
+    pub means: Means,
     pub max_part_duration: Duration,
 }
 
@@ -109,7 +109,7 @@ impl Task {
         books: mpsc::UnboundedSender<Entry>,
         media_ms: Arc<AtomicU64>,
     ) -> Self {
-        let Inputs { id, source, storage, totals, max_part_duration } = inputs;
+        let Inputs { id, source, storage, means, max_part_duration } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
         let rotation =
             RotationRule { rotation: policy.rotation, align: policy.rotation_align, max: max_part_duration };
@@ -138,7 +138,7 @@ impl Task {
             closed_ms: 0,
             last_span: Span::default(),
             last_error: None,
-            totals,
+            means,
             frames_lost: 0,
             packets_lost: 0,
             gaps_told: 0,
@@ -155,14 +155,9 @@ impl Task {
 
     /// Writes what has arrived. False when the recording is over and the task can go.
     pub fn poll(&mut self, now: Duration) -> bool {
-        let mut items = std::mem::take(&mut self.items);
-        self.source.subscriber.drain(&mut items);
-        for item in items.drain(..) {
-            self.take(item, now);
+        if self.take_arrived(BEHIND_BYTES, now) {
+            self.take_next(now);
         }
-        // Handed back empty, with its memory.
-        self.items = items;
-        self.take_next(now);
         if self.away_until.is_some_and(|until| now >= until) {
             self.input(Input::End, None, now);
         }
@@ -177,12 +172,14 @@ impl Task {
 
     /// Writes what has arrived until now and ends the recording.
     pub fn stop(&mut self, now: Duration) {
+        self.take_arrived(u32::MAX, now);
         self.poll(now);
         self.input(Input::Stop, None, now);
     }
 
     /// Writes what has arrived until now and does what is asked for, or begins to.
     pub fn ask(&mut self, request: Request, now: Duration) -> Result<(), Refused> {
+        self.take_arrived(MAX_QUEUED_BYTES, now);
         self.poll(now);
         if let Some(why) = self.refusal(&request) {
             return Err(Refused { why, request });
@@ -215,6 +212,20 @@ impl Task {
             Request::Return(_) if self.away_until.is_none() => Some(Refusal::NotAway),
             _ => None,
         }
+    }
+
+    /// What the muxer cannot take, because the disk does not, stays in the hub's queue, which is bounded and tells what it
+    /// leaves out. `most_bytes`: may wait in front of the muxer. True when nothing was left there.
+    fn take_arrived(&mut self, most_bytes: u32, now: Duration) -> bool {
+        let behind = |task: &Self| task.part.as_ref().is_some_and(|p| p.writer.is_behind(most_bytes));
+        if self.items.is_empty() && !behind(self) {
+            self.source.subscriber.drain(&mut self.items);
+        }
+        while !behind(self) {
+            let Some(item) = self.items.pop_front() else { return true };
+            self.take(item, now);
+        }
+        false
     }
 
     fn take(&mut self, item: Item, now: Duration) {

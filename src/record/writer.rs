@@ -6,6 +6,7 @@
 use super::{
     books::Totals,
     feed::{Feed, TrackCounts},
+    sync::{Behind, SyncGuard, SyncStats, Syncer},
     usage::Usage,
 };
 use crate::{
@@ -14,18 +15,31 @@ use crate::{
 };
 use gstreamer::{self as gst, prelude::*};
 use std::{
-    path::Path,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How much media is written before a track that has sent nothing, and that the file waits for, is silent or left out.
 const SILENT_TRACK_MS: u64 = 2_000;
 /// How long a muxer may take to write its index.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
+/// A disk that takes longer to sync a file is one that a muxer may have to wait for.
+const DISK_ANSWERS: Duration = Duration::from_secs(2);
 
-/// Most that may wait in front of a muxer that does not take it: its other track is silent, or the disk stands still.
-const MAX_QUEUED_BYTES: u32 = 32 << 20;
+/// With more than this in front of a muxer that has all its tracks, the disk is slow and frames wait in the hub.
+pub(super) const BEHIND_BYTES: u32 = 4 << 20;
+/// Most that may wait in front of a muxer: for a track of which nothing comes, or while the recording is told something.
+pub(super) const MAX_QUEUED_BYTES: u32 = 32 << 20;
+
+/// What the files of all recordings share.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub totals: Arc<Totals>,
+    pub syncer: Arc<Syncer>,
+}
 
 pub(super) struct Writer {
     pipeline: Pipeline,
@@ -37,6 +51,10 @@ pub(super) struct Writer {
     bytes: u64,
     /// Why the file is less than what was asked for.
     degraded: Vec<String>,
+    path: PathBuf,
+    sync: SyncGuard,
+    stats: Arc<SyncStats>,
+    behind: Option<Behind>,
     /// A write failed: the file has holes and must not pass for a whole one.
     failed: Option<PipelineError>,
     _usage: Usage,
@@ -81,7 +99,7 @@ impl Writer {
         file: &Path,
         base_ns: u64,
         repeat: bool,
-        totals: &Arc<Totals>,
+        means: &Means,
     ) -> Result<Self, PipelineError> {
         let pipeline = Pipeline::new();
         let mux = template.make_muxer().map_err(|e| PipelineError::Build(e.to_string()))?;
@@ -104,7 +122,7 @@ impl Writer {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let transcoded = feeds.iter().filter(|f| f.is_transcoded()).count();
-        let usage = Usage::new(totals.clone(), pipeline.threads(), transcoded);
+        let usage = Usage::new(means.totals.clone(), pipeline.threads(), transcoded);
         Ok(Self {
             pipeline,
             feeds,
@@ -112,6 +130,10 @@ impl Writer {
             span: Span::default(),
             bytes: 0,
             degraded: Vec::new(),
+            path: file.into(),
+            sync: means.syncer.add(file),
+            stats: means.syncer.stats(),
+            behind: None,
             failed: None,
             _usage: usage,
         })
@@ -161,15 +183,50 @@ impl Writer {
 
     /// An error that came up behind the muxer's back, if any.
     pub fn check(&mut self) -> Result<(), PipelineError> {
-        let waiting = |q: &gst::Element| q.property::<u32>("current-level-bytes");
-        if let Some(error) = self.pipeline.take_error() {
+        self.sync.written();
+        if let Some(error) = self.pipeline.take_error().or_else(|| self.sync.error().map(not_synced)) {
             self.failed = Some(error.clone());
             return Err(error);
         }
-        if self.queues.iter().map(waiting).any(|bytes| bytes > MAX_QUEUED_BYTES) {
-            return Err(PipelineError::Behind { bytes: MAX_QUEUED_BYTES });
+        match (self.is_behind(BEHIND_BYTES), &self.behind) {
+            (true, None) => self.behind = Some(Behind::new(self.stats.clone())),
+            (false, Some(_)) => self.behind = None,
+            _ => {}
+        }
+        if self.most_queued() > MAX_QUEUED_BYTES {
+            self.go_on_without_missing_tracks();
         }
         Ok(())
+    }
+
+    /// More than `most_bytes` wait in front of the muxer because the disk does not take what comes out of it. A muxer that
+    /// waits for one of its tracks is not behind: what it waits for comes with the frames.
+    pub fn is_behind(&self, most_bytes: u32) -> bool {
+        self.most_queued() > most_bytes && self.missing_tracks().next().is_none()
+    }
+
+    fn most_queued(&self) -> u32 {
+        self.queues.iter().map(queued_bytes).max().unwrap_or(0)
+    }
+
+    /// Tracks whose queue is empty, by their place in `feeds`. Either every track has a queue, or none.
+    fn missing_tracks(&self) -> impl Iterator<Item = usize> {
+        let pairs = self.feeds.iter().zip(&self.queues).enumerate();
+        pairs.filter(|(_, (feed, queue))| !feed.is_ended() && queued_bytes(queue) == 0).map(|(n, _)| n)
+    }
+
+    /// The other tracks have filled the memory there is for waiting.
+    fn go_on_without_missing_tracks(&mut self) {
+        for n in self.missing_tracks().collect::<Vec<_>>() {
+            let codec = self.feeds[n].counts().track.codec;
+            let reason = format!(
+                "the {codec} track ends before the others: nothing came of it while they sent {} MiB",
+                MAX_QUEUED_BYTES >> 20
+            );
+            tracing::warn!("{reason}");
+            self.degraded.push(reason);
+            self.feeds[n].end();
+        }
     }
 
     /// What a transcoded track will be is known with its first access unit only, and GStreamer's muxers wait for each of
@@ -212,8 +269,9 @@ impl Writer {
             feed.end();
         }
         let failed = self.failed.map_or(Ok(()), Err);
-        let ended = failed.and_then(|()| self.pipeline.wait_eos(FINISH_DEADLINE));
+        let ended = failed.and_then(|()| wait_eos(&self.pipeline, &self.path));
         let ended = self.pipeline.set_state(gst::State::Null).and(ended);
+        let ended = ended.and(self.sync.end().map_err(|e| not_synced(&e)));
         let tracks = feeds.iter().filter(|f| f.is_in_file()).map(|f| f.counts().clone()).collect();
         (Written { tracks, span: self.span, degraded }, ended)
     }
@@ -238,6 +296,32 @@ impl Span {
 
     pub fn duration_ms(&self) -> u64 {
         self.first_pts_ns.map_or(0, |first| self.end_pts_ns.saturating_sub(first) / 1_000_000)
+    }
+}
+
+fn queued_bytes(queue: &gst::Element) -> u32 {
+    queue.property("current-level-bytes")
+}
+
+fn not_synced(error: &io::Error) -> PipelineError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => PipelineError::DiskFull,
+        _ => PipelineError::NotSynced(error.to_string()),
+    }
+}
+
+/// Waits as long as the disk makes the muxer wait. A muxer that does not finish although the disk answers never will.
+fn wait_eos(pipeline: &Pipeline, file: &Path) -> Result<(), PipelineError> {
+    loop {
+        let ended = pipeline.wait_eos(FINISH_DEADLINE);
+        let Err(PipelineError::NoEos { .. }) = &ended else { return ended };
+        let asked = Instant::now();
+        // Returns when the disk has taken what is written. An error is met again by whoever finishes the file.
+        let _ = File::open(file).and_then(|f| f.sync_all());
+        if asked.elapsed() < DISK_ANSWERS {
+            return ended;
+        }
+        tracing::warn!(file = %file.display(), "finishing the file waits for the disk, which is slow");
     }
 }
 

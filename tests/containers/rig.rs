@@ -181,7 +181,7 @@ impl Rig {
         let (policy, _) = Policy::parse(&policy, Path::new("reeld.properties")).expect("a right policy");
         let pipelines = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
         Self {
-            recorder: Recorder::new(library.clone(), || {}).expect("threads"),
+            recorder: Recorder::new(library.clone(), Duration::from_secs(5), || {}).expect("threads"),
             policy: Arc::new(policy),
             templates: Arc::new(Templates::load(&pipelines).expect("right templates")),
             max_part_duration: Duration::from_secs(12 * 60 * 60),

@@ -296,8 +296,10 @@ impl Muxer {
         let mdat = boxes::large_mdat_header(self.offset - self.placeholder_at);
         debug_assert_eq!(mdat.len() as u64, PLACEHOLDER_BYTES);
         self.offset += out.len() as u64;
-        let list = std::iter::once(gst::Buffer::from_mut_slice(out)).collect();
-        self.pieces.push_back(Piece::Append(list));
+        let mut index = gst::Buffer::from_mut_slice(out);
+        // On the disk before the fragments are hidden: a power cut in between would leave a file without any index.
+        index.make_mut().set_flags(gst::BufferFlags::SYNC_AFTER);
+        self.pieces.push_back(Piece::Append(std::iter::once(index).collect()));
         let buffer = gst::Buffer::from_mut_slice(mdat);
         self.pieces.push_back(Piece::Overwrite { offset: self.placeholder_at, buffer });
     }

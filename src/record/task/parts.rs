@@ -95,7 +95,7 @@ impl Task {
         let file = self.storage.reserve(|n| names.stem(n, None), &template.extension)?;
         // Browsers change the resolution as the network allows.
         let repeat = self.source.stream.announce().protocol == Protocol::Webrtc;
-        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns, repeat, &self.totals)
+        let writer = Writer::open(template, &plans, &self.tracks, file.path(), base_ns, repeat, &self.means)
             .map_err(|source| OpenError::Pipeline { file: file.path().display().to_string(), source });
         let writer = match writer {
             Ok(writer) => writer,
