@@ -229,6 +229,10 @@ impl Daemon {
         recording
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Threads and open file descriptors of the process.
     pub fn holdings(&self) -> (usize, usize) {
         let count =

@@ -19,6 +19,7 @@ mod serve;
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread,
@@ -30,6 +31,7 @@ use rustix::io::Errno;
 
 use self::{dice::Dice, gate::Gate, host::Host};
 pub use self::{file::PAGE_BYTES, gate::Stalled};
+use crate::daemon::House;
 
 /// Then what hangs fails with `EIO`, so that a test that hangs with it ends.
 pub const LONGEST_STALL: Duration = Duration::from_secs(60);
@@ -66,6 +68,19 @@ impl FaultFs {
             panic!("mounting at {}: {e}; it takes root and /dev/fuse (modprobe fuse)", root.display())
         });
         Self { root, host }
+    }
+
+    /// A disk that holds these folders of a house, which are empty still.
+    pub fn under(house: &House, folders: &[&str]) -> Self {
+        let fs = Self::mount(&house.path("disk"));
+        for folder in folders {
+            let inside = fs.root.join(folder);
+            fs::create_dir(&inside).expect("a folder on the disk");
+            fs::remove_dir(house.path(folder)).expect("an empty folder");
+            symlink(&inside, house.path(folder)).expect("a link in its place");
+        }
+        fs.sync();
+        fs
     }
 
     /// The disk's uppermost folder.
