@@ -216,7 +216,7 @@ fn judge_part(part: &Value) -> Result<(), String> {
     let manifest = std::fs::read(&manifest).map_err(|e| format!("{}: {e}", manifest.display()))?;
     let manifest: Value = serde_json::from_slice(&manifest).map_err(|e| e.to_string())?;
     let sum = sha256(&file);
-    if manifest["part"]["sha256"] != sum || part["sha256"] != sum {
+    if manifest["sha256"] != sum || part["sha256"] != sum {
         return Err(format!("{}: its SHA-256 is {sum}, in {manifest:#} and {part:#}", file.display()));
     }
     // Panics with what is wrong.
