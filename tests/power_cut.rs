@@ -255,7 +255,24 @@ fn playable_ms(file: &Path) -> u64 {
     (picture.pts_ms.min(sound.pts_ms) - first) as u64
 }
 
+/// Other moments and other losses with `REELD_TEST_SEED`; without it each run is the same.
+fn varied(Case(media, moment, loss): Case) -> Case {
+    let given = std::env::var("REELD_TEST_SEED").ok();
+    let seed: u64 = given.map_or(0, |seed| seed.parse().expect("a number"));
+    let moment = match moment {
+        Recording(ms) => Recording(ms + seed * 137 % 1000),
+        Finalizing(ms) => Finalizing(ms + seed * 137 % 50),
+        Stopped | Hook => moment,
+    };
+    let loss = match loss {
+        Loss::All => Loss::All,
+        Loss::Some(number) => Loss::Some(number + seed * 100),
+    };
+    Case(media, moment, loss)
+}
+
 fn run_all(cases: &[Case]) {
+    let cases: Vec<Case> = cases.iter().copied().map(varied).collect();
     let faults = thread::scope(|scope| {
         let runs: Vec<_> = cases.iter().map(|case| (case, scope.spawn(move || run_case(*case)))).collect();
         let ended = runs.into_iter().map(|(case, run)| (case, run.join()));
