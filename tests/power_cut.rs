@@ -182,8 +182,12 @@ fn judge(house: &House, daemon: &Daemon, promised: &Promised) -> Result<(), Stri
     }
     let parts: Vec<&Value> = recordings.iter().flat_map(|r| r["parts"].as_array().expect("parts")).collect();
     let known: BTreeSet<PathBuf> = parts.iter().map(|part| text(part, "file").into()).collect();
-    let on_disk: BTreeSet<PathBuf> =
-        house.records("").into_iter().filter(|f| f.extension().is_none_or(|e| e != "json")).collect();
+    let mut on_disk: BTreeSet<PathBuf> = house.records("").into_iter().collect();
+    on_disk.retain(|file| file.extension().is_none_or(|e| e != "json"));
+    if promised.media_ms == 0 {
+        // Of a recording's first seconds may be left what nothing can be made of: it is not thrown away.
+        on_disk.retain(|file| file.extension().is_none_or(|e| e != "part"));
+    }
     if known != on_disk {
         return Err(format!("in the catalog {known:?}, on the disk {on_disk:?}: {recordings:#?}"));
     }
