@@ -184,6 +184,9 @@ fn judge(house: &House, daemon: &Daemon, promised: &Promised) -> Result<(), Stri
     let known: BTreeSet<PathBuf> = parts.iter().map(|part| text(part, "file").into()).collect();
     let mut on_disk: BTreeSet<PathBuf> = house.records("").into_iter().collect();
     on_disk.retain(|file| file.extension().is_none_or(|e| e != "json"));
+    // What the daemon tries the folder with; its removal may be undone.
+    let is_trial = |file: &Path| file.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".reeld-"));
+    on_disk.retain(|file| !is_trial(file));
     if promised.media_ms == 0 {
         // Of a recording's first seconds may be left what nothing can be made of: it is not thrown away.
         on_disk.retain(|file| file.extension().is_none_or(|e| e != "part"));

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     path::Path,
+    process::Command,
     sync::mpsc::channel,
     thread,
     time::Duration,
@@ -181,4 +182,36 @@ fn it_can_go_while_a_file_is_open() {
     assert!(names(&root).is_empty(), "only the mount point is left");
     drop(file);
     dir.close().expect("nothing is mounted there");
+}
+
+const HANG_IN: &str = "REELD_TEST_HANG_IN";
+
+/// The other process of the test below.
+#[test]
+#[ignore = "hangs until it is killed"]
+fn it_waits_for_its_own_disk() {
+    let dir = std::env::var(HANG_IN).expect("a folder");
+    let fs = FaultFs::mount(&Path::new(&dir).join("disk"));
+    let _stall = fs.stall(Stalled::All);
+    let root = fs.root().to_path_buf();
+    thread::spawn(move || names(&root));
+    wait_until("it hangs", SOON, || fs.held() > 0);
+    fs::write(Path::new(&dir).join("hangs"), "").expect("a file");
+    names(fs.root());
+}
+
+/// With the kernel's connection among the files of the whole process, one that was killed while it waited for
+/// itself never ended, and neither did who waited for it.
+#[test]
+fn a_test_that_hangs_with_its_disk_can_be_killed() {
+    let dir = TempDir::with_prefix("reeld-faultfs-").expect("a temporary folder");
+    let mut test = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--ignored", "--exact", "it_waits_for_its_own_disk"])
+        .env(HANG_IN, dir.path())
+        .spawn()
+        .expect("it starts");
+    wait_until("it hangs", SOON, || dir.path().join("hangs").exists());
+    test.kill().expect("it lives");
+    wait_until("it ends", SOON, || test.try_wait().expect("its state").is_some());
+    nix::mount::umount2(&dir.path().join("disk"), nix::mount::MntFlags::MNT_DETACH).expect("it was mounted");
 }
