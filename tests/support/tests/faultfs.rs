@@ -82,7 +82,7 @@ fn a_power_cut_leaves_what_was_synced_and_some_of_the_rest() {
         let errors = [
             file.write_all(b"late").expect_err("no power"),
             File::open(&path).expect_err("no power"),
-            fs::read_dir(fs.root()).err().expect("no power"),
+            fs::read_dir(fs.root()).expect_err("no power"),
         ];
         assert!(errors.iter().all(|e| e.raw_os_error() == Some(Errno::IO.raw_os_error())), "{errors:?}");
         fs.restore_power();
