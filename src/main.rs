@@ -32,6 +32,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Verify(args) => runtime.block_on(cli::run_verify(args, cli.config.as_deref())),
         Command::Serve(args) => {
             let style = if args.log_format == LogFormat::Json { LogStyle::Json } else { LogStyle::Text };
             if let Err(e) = init_logs(style) {

@@ -266,7 +266,7 @@ impl Stream {
         let (app_key, media_provider) = match session.protocol {
             Protocol::Rtmp => ("flashStreamingApp", "Flash"),
             Protocol::Rtsp => ("rtspApp", "Flash"),
-            Protocol::Webrtc => ("defaultApp", "WebRTC"),
+            Protocol::Webrtc | Protocol::File => ("defaultApp", "WebRTC"),
         };
         Self {
             app_key,
@@ -320,7 +320,9 @@ pub(super) fn void() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rotation;
     use serde_json::json;
+    use std::time::Duration;
 
     fn session() -> Session {
         let video = SessionTrack {
@@ -418,9 +420,15 @@ mod tests {
         assert_eq!(start("{}").session().map_err(|p| p.kind()), Err(Kind::BadBody));
         let named = start(r#"{"mediaSessionId": "cam"}"#);
         assert_eq!(named.session().map_err(|p| p.kind()), Err(Kind::UnknownSession));
-        let problem = start(r#"{"config": {"rotation": "20M"}}"#).into_options().expect_err("not supported");
-        assert_eq!(problem.kind(), Kind::NotSupported);
-        assert!(problem.detail().contains("`config.rotation`"));
+        for (rotation, duration, bytes) in
+            [("\"20M\"", None, Some(20_000_000)), ("20", Some(Duration::from_secs(20)), None)]
+        {
+            let options = start(&format!("{{\"config\": {{\"rotation\": {rotation}}}}}")).into_options();
+            assert_eq!(options.expect("options").rotation, Some(Rotation { duration, bytes }));
+        }
+        let problem = start(r#"{"config": {"rotation": "20X"}}"#).into_options().expect_err("no rotation");
+        assert_eq!(problem.kind(), Kind::BadOption);
+        assert!(problem.detail().starts_with("config.rotation: "), "{}", problem.detail());
     }
 
     #[test]

@@ -80,7 +80,12 @@ pub(super) fn metrics(hub: Hub, control: Control, ways_in: &WaysIn, totals: Arc<
         move || pick(&totals).load(Ordering::Relaxed)
     };
     let (server, refusing) = (rtmp.clone(), rtmp.clone());
+    let (preroll, short) = (hub.clone(), hub.clone());
     metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
+    metrics.gauge("preroll_bytes", "Memory of what is kept for pre-roll.", move || preroll.preroll_bytes());
+    metrics.counter("preroll_shortages", "Streams whose pre-roll was cut: preroll_memory.", move || {
+        short.preroll_shortages()
+    });
     metrics.gauge("rtmp_connections", "Open RTMP connections.", move || server.stats().connections as u64);
     metrics.counter("rtmp_accepted", "RTMP connections accepted.", move || rtmp.stats().accepted);
     metrics.counter("rtmp_refused", "RTMP connections refused: max_connections.", move || {

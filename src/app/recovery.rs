@@ -1,7 +1,10 @@
 //! What the last daemon left behind, made whole beside the start.
 
-use crate::library::{HookJob, Interrupted, Library, MakeWhole, Recording, Status};
-use std::time::Duration;
+use crate::{
+    gst,
+    library::{AudioPart, HookJob, Interrupted, Library, MakeWhole, Recording, Salvaged, Status, VideoPart},
+};
+use std::{path::Path, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
 
 /// How long the start waits for it. Hours of media may take longer, and cameras do not wait.
@@ -20,7 +23,7 @@ impl Recovery {
         on_done: impl FnOnce() + Send + 'static,
     ) -> Self {
         Self(tokio::spawn(async move {
-            match library.recover(interrupted, hook, make_whole).await {
+            match library.recover(interrupted, hook, make_whole, inspect).await {
                 Ok(ended) => ended.iter().for_each(tell),
                 Err(error) => tracing::error!(%error, "interrupted recordings are left to the next start"),
             }
@@ -38,6 +41,26 @@ impl Recovery {
         self.0.abort();
         self.0.is_finished()
     }
+}
+
+/// What is in a file that nobody knows.
+fn inspect(file: &Path) -> Result<Option<Salvaged>, String> {
+    let contents = gst::inspect(file).map_err(|e| e.to_string())?;
+    let video = contents.video.map(|track| VideoPart {
+        codec: track.codec,
+        width: track.width,
+        height: track.height,
+        frames: track.frames,
+        keyframes: track.keyframes,
+    });
+    let audio = contents.audio.map(|track| AudioPart {
+        codec: track.codec,
+        rate: track.rate,
+        channels: track.channels,
+        frames: track.frames,
+    });
+    let has_media = video.is_some() || audio.is_some();
+    Ok(has_media.then_some(Salvaged { duration_ms: contents.duration_ms, video, audio }))
 }
 
 fn tell(recording: &Recording) {
@@ -76,7 +99,7 @@ mod tests {
         library.begin(&old).await.expect("a row");
         let part = library.storage().reserve(|_| "huge".into(), "webm").expect("a name");
         std::fs::write(part.path(), "frames").expect("a file");
-        library.begin_part(&old.id, 1, part.path()).await.expect("a row");
+        library.begin_part(&old.id, 1, part.path(), old.started_at).await.expect("a row");
         let interrupted = library.interrupted().await.expect("a list");
         assert!(!interrupted.is_empty());
 

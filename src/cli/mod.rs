@@ -7,6 +7,7 @@ mod sessions;
 mod start;
 mod stop;
 mod table;
+mod verify;
 
 pub use client::CliError;
 pub use recordings::RecordingsArgs;
@@ -14,6 +15,7 @@ pub use running::{RunningArgs, SwitchArgs};
 pub use sessions::SessionsArgs;
 pub use start::StartArgs;
 pub use stop::StopArgs;
+pub use verify::{VerifyArgs, run as run_verify};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
@@ -31,6 +33,7 @@ Examples:
   reeld stop court/camera1                 stop; prints the finished files
   reeld recordings --room court            see what was recorded
   reeld recordings --json | jq '.items[].parts[].file'
+  reeld verify                             check every recorded file
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -51,6 +54,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Check the configuration, the record policy and the pipelines; exit code 1 on any error
     Check(CheckArgs),
+    /// Check that every recorded file is there, whole and decodable; exit code 1 on any fault
+    Verify(VerifyArgs),
     #[command(flatten)]
     Client(ClientCommand),
 }

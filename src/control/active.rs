@@ -103,8 +103,13 @@ impl<R> Actives<R> {
 
     /// `id` does not go over to `session`.
     pub fn refused(&mut self, id: RecordingId, session: MediaSessionId) {
+        self.keep_asked(id, |s| s.id() != session);
+    }
+
+    /// `id` goes over only to those that it was asked for and that are still `live`.
+    pub fn keep_asked(&mut self, id: RecordingId, live: impl Fn(&Stream) -> bool) {
         let Some(active) = self.by_id.get_mut(&id) else { return };
-        active.asked.retain(|s| s.id() != session);
+        active.asked.retain(|s| live(s));
         self.give_up(id);
     }
 
@@ -240,6 +245,18 @@ mod tests {
             steps.iter().for_each(|step| step(&mut rig));
             assert_eq!(rig.sessions(), (vec![at], Some(at)), "case {n}");
         }
+    }
+
+    #[test]
+    fn one_that_was_asked_for_and_has_ended_is_not_gone_over_to() {
+        let mut rig = rig();
+        (rig.ask(1), rig.accept(1));
+        let gone = rig.streams[1].id();
+        rig.actives.keep_asked(rig.id, |s| s.id() != gone);
+        assert_eq!(rig.sessions(), (vec![0], Some(0)));
+        // Unless its key frame was on its way.
+        rig.join(1);
+        assert_eq!(rig.sessions(), (vec![1], Some(1)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod objects;
 mod recording;
 mod rules;
 mod sources;
+pub mod verify;
 pub mod whip;
 
 pub use crate::{
@@ -258,8 +259,9 @@ impl Control {
     fn freshen(&self, recording: &mut Recording) {
         let active = self.active();
         if let Some(now) = active.get(recording.id).filter(|_| !recording.status.is_final()) {
+            let progress = now.running.progress().recording;
             recording.duration_ms = now.running.media_ms();
-            recording.lost = now.running.progress().recording.lost;
+            (recording.status, recording.lost) = (progress.status, progress.lost);
         }
     }
 

@@ -11,11 +11,15 @@ use crate::{
     media::{MediaSessionId, Protocol},
     record::{Order, Refusal, Running, Source},
 };
+use chrono::Utc;
 use futures_util::{FutureExt, future::BoxFuture};
 use std::{sync::Arc, time::Duration};
 
 /// How long a start waits for the first frame to be in a file before it answers `starting`.
 const START_WAIT: Duration = Duration::from_secs(2);
+
+/// A stream is older than what can be had of it: its tracks are waited for, and then a key frame.
+const AGE_MARGIN: Duration = Duration::from_secs(3);
 
 /// A recording, and what it will answer.
 type Asked = (Running, BoxFuture<'static, Result<Recording, Refusal>>);
@@ -58,6 +62,7 @@ impl Control {
             Protocol::Rtmp => rules.policy.record_rtmp_streams,
             Protocol::Rtsp => rules.policy.record_rtsp_streams,
             Protocol::Webrtc => rules.policy.record_webrtc_streams == WebrtcRecording::Always,
+            Protocol::File => false,
         };
         let never = stream.announce().protocol == Protocol::Webrtc
             && rules.policy.record_webrtc_streams == WebrtcRecording::Never;
@@ -146,24 +151,27 @@ impl Control {
             return Err(ControlError::Refused(Refusal::Over));
         };
         let answer = answer.await;
-        {
-            let mut active = self.active();
-            match answer {
-                Ok(_) => active.accepted(id, to),
-                Err(_) => active.refused(id, to),
-            }
-            // Before anyone else tells: who is answered finds the session changed.
-            active.joined(id, running.progress().stream);
+        let mut active = self.active();
+        match answer {
+            Ok(_) => active.accepted(id, to),
+            Err(_) => active.refused(id, to),
         }
+        // Before its watcher tells: who is answered finds the session changed.
+        let at = running.progress().stream;
+        active.joined(id, at.clone());
         let recording = answer.map_err(ControlError::Refused)?;
-        // One that ended before its first key frame is not gone over to.
-        let missed = running.progress().stream.id() != to && self.stream(to).is_err();
-        if missed { Err(ControlError::UnknownSession(to)) } else { Ok(recording) }
+        if at.id() != to && self.stream(to).is_err() {
+            // It ended before its first key frame.
+            active.refused(id, to);
+            return Err(ControlError::UnknownSession(to));
+        }
+        Ok(recording)
     }
 
     /// `None`: the recording is not under way.
     fn ask_to_switch(&self, id: RecordingId, to: MediaSessionId) -> Result<Option<Asked>, ControlError> {
         let mut active = self.active();
+        active.keep_asked(id, |s| self.stream(s.id()).is_ok());
         let Some(now) = active.get(id).filter(|a| !a.stopping) else { return Ok(None) };
         if now.stream().id() == to {
             return Err(ControlError::SameSession { session: to, recording: id });
@@ -267,11 +275,17 @@ impl Control {
         }
         let (subscriber, given) =
             stream.subscribe_with_preroll(self.queue_bytes(), preroll).ok_or_else(not_publishing)?;
-        let short = given.shortened.then(|| {
-            let (given, asked) = (seconds(given.duration), seconds(preroll));
-            format!("the pre-roll is {given} s instead of {asked} s: preroll_memory ran short")
-        });
-        Ok((subscriber, short.into_iter().collect()))
+        // As long as it could be for a stream that is younger than that.
+        let age = (Utc::now() - stream.created_at()).to_std().unwrap_or_default();
+        let why = match given.shortened {
+            true => "preroll_memory ran short",
+            false if given.duration < preroll && given.duration + AGE_MARGIN < age => {
+                "no more was kept of the stream"
+            }
+            false => return Ok((subscriber, Vec::new())),
+        };
+        let (given, asked) = (seconds(given.duration), seconds(preroll));
+        Ok((subscriber, vec![format!("the pre-roll is {given} s instead of {asked} s: {why}")]))
     }
 
     /// How much of the past a start gets: what it asks for, else what the policy says.

@@ -1,11 +1,14 @@
 //! Everything between reeld and GStreamer: elements from templates, reeld's own muxer, pipelines with deadlines.
 
+pub mod decode;
 mod elements;
+mod inspect;
 pub mod mp4mux;
 mod pipeline;
 mod template;
 
 pub use elements::{ElementsError, make as make_elements};
+pub use inspect::{AudioContents, Contents, VideoContents, inspect};
 pub use pipeline::{Pipeline, PipelineError};
 pub use template::{PlanError, Template, TemplateProblem, Templates, TrackPlan};
 

@@ -54,6 +54,15 @@ impl Pipeline {
         }
     }
 
+    /// Asks for PLAYING without waiting for it; what goes wrong later is told by [`wait_eos`](Self::wait_eos).
+    pub fn play(&self) -> Result<(), PipelineError> {
+        let state = gst::State::Playing;
+        match self.pipeline.set_state(state) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.take_error().unwrap_or(PipelineError::Frozen { state })),
+        }
+    }
+
     /// Threads that its elements own: one for each pad with a streaming task.
     pub fn threads(&self) -> usize {
         let mut threads = 0;
@@ -63,6 +72,16 @@ impl Pipeline {
             threads += element.src_pads().iter().filter(|pad| running(pad)).count();
         });
         threads
+    }
+
+    /// Whether no streaming task runs: nothing more will come, not even an end of stream.
+    pub fn is_idle(&self) -> bool {
+        let mut idle = true;
+        // What changes while it is looked at is at work.
+        let looked = self.pipeline.iterate_recurse().foreach(|element| {
+            idle &= element.pads().iter().all(|pad| pad.task_state() != gst::TaskState::Started);
+        });
+        idle && looked.is_ok()
     }
 
     /// The first error on the bus since the last call, if any. Never waits.

@@ -15,44 +15,32 @@ impl Library {
     pub async fn begin(&self, recording: &Recording) -> Result<(), LibraryError> {
         const WHAT: &str = "enter a recording";
         let mut tx = self.write(WHAT).await?;
-        sqlx::query(
-            "INSERT INTO recording (id, status, room_name, room_id, stream_name, media_session_id, session_id, \
-             protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(recording.id.to_string())
-        .bind(recording.status.as_str())
-        .bind(&recording.room_name)
-        .bind(&recording.room_id)
-        .bind(&recording.stream_name)
-        .bind(recording.media_session_id.to_string())
-        .bind(&recording.session_id)
-        .bind(recording.protocol.as_str())
-        .bind(&recording.container)
-        .bind(recording.started_at_ms)
-        .bind(recording.ended_at.map(|t| t.timestamp_millis()))
-        .bind(to_sql(recording.duration_ms))
-        .bind(to_sql(recording.size))
-        .bind(to_json(&recording.lost))
-        .bind(&recording.error)
-        .execute(&mut *tx)
-        .await
-        .map_err(sql(WHAT))?;
+        insert_recording(&mut tx, recording, WHAT).await?;
         tx.commit().await.map_err(sql(WHAT))
     }
 
     /// Notes where part `number` is being written, until [`commit_part`](Self::commit_part) or
-    /// [`discard_part`](Self::discard_part); what a later start tells about when the daemon dies before.
-    pub async fn begin_part(&self, id: &RecordingId, number: u32, file: &Path) -> Result<(), LibraryError> {
+    /// [`discard_part`](Self::discard_part): what a later start finishes when the daemon dies before.
+    /// `started_at` is the time of its first frame.
+    pub async fn begin_part(
+        &self,
+        id: &RecordingId,
+        number: u32,
+        file: &Path,
+        started_at: DateTime<Utc>,
+    ) -> Result<(), LibraryError> {
         const WHAT: &str = "enter a file being written";
         let mut tx = self.write(WHAT).await?;
-        sqlx::query("INSERT OR REPLACE INTO writing (recording_id, number, file) VALUES (?, ?, ?)")
-            .bind(id.to_string())
-            .bind(number)
-            .bind(path_text(file)?)
-            .execute(&mut *tx)
-            .await
-            .map_err(sql(WHAT))?;
+        sqlx::query(
+            "INSERT OR REPLACE INTO writing (recording_id, number, file, started_at_ms) VALUES (?, ?, ?, ?)",
+        )
+        .bind(id.to_string())
+        .bind(number)
+        .bind(path_text(file)?)
+        .bind(started_at.timestamp_millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(sql(WHAT))?;
         tx.commit().await.map_err(sql(WHAT))
     }
 
@@ -64,7 +52,8 @@ impl Library {
         tx.commit().await.map_err(sql(WHAT))
     }
 
-    /// Moves a recording forward to a status that is not final; asking for the one it has does nothing.
+    /// Moves a recording forward to a status that is not final, or from paused back to recording; asking for the one it
+    /// has does nothing.
     pub async fn update_status(&self, id: &RecordingId, status: Status) -> Result<(), LibraryError> {
         const WHAT: &str = "change a status";
         let mut tx = self.write(WHAT).await?;
@@ -184,8 +173,8 @@ async fn advance(
         .map_err(sql(what))?
         .ok_or(LibraryError::Unknown(*id))?;
     let now = status_of(&row)?;
-    let goes_on = now == Status::Paused && wanted == Status::Recording;
-    if now.is_final() || (now > wanted && !goes_on) {
+    let resumes = now == Status::Paused && wanted == Status::Recording;
+    if now.is_final() || (now > wanted && !resumes) {
         return Err(LibraryError::Past { id: *id, now, wanted });
     }
     sqlx::query("UPDATE recording SET status = ? WHERE id = ?")
@@ -197,7 +186,39 @@ async fn advance(
     Ok(())
 }
 
-async fn insert_part(
+/// A recording without its parts.
+pub(super) async fn insert_recording(
+    tx: &mut SqliteConnection,
+    recording: &Recording,
+    what: &'static str,
+) -> Result<(), LibraryError> {
+    sqlx::query(
+        "INSERT INTO recording (id, status, room_name, room_id, stream_name, media_session_id, session_id, \
+         protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(recording.id.to_string())
+    .bind(recording.status.as_str())
+    .bind(&recording.room_name)
+    .bind(&recording.room_id)
+    .bind(&recording.stream_name)
+    .bind(recording.media_session_id.to_string())
+    .bind(&recording.session_id)
+    .bind(recording.protocol.as_str())
+    .bind(&recording.container)
+    .bind(recording.started_at_ms)
+    .bind(recording.ended_at.map(|t| t.timestamp_millis()))
+    .bind(to_sql(recording.duration_ms))
+    .bind(to_sql(recording.size))
+    .bind(to_json(&recording.lost))
+    .bind(&recording.error)
+    .execute(tx)
+    .await
+    .map_err(sql(what))?;
+    Ok(())
+}
+
+pub(super) async fn insert_part(
     tx: &mut SqliteConnection,
     id: &RecordingId,
     part: &Part,
@@ -227,7 +248,7 @@ async fn insert_part(
     Ok(())
 }
 
-async fn end_part(
+pub(super) async fn end_part(
     tx: &mut SqliteConnection,
     id: &RecordingId,
     number: u32,
@@ -366,7 +387,7 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
 }
 
 /// SQLite has signed 64-bit numbers; no byte count or duration comes near their end.
-fn to_sql(count: u64) -> i64 {
+pub(super) fn to_sql(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 

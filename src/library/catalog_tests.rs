@@ -85,7 +85,7 @@ async fn a_recording_is_read_as_it_was_entered() {
     library.begin(&expected).await.unwrap();
     assert_eq!(library.get(&expected.id).await.unwrap().as_ref(), Some(&expected));
 
-    library.begin_part(&expected.id, 1, Path::new("/records/x.mp4.part")).await.unwrap();
+    library.begin_part(&expected.id, 1, Path::new("/records/x.mp4.part"), Utc::now()).await.unwrap();
     library.update_status(&expected.id, Status::Recording).await.unwrap();
     for number in [2, 1] {
         library.commit_part(&expected.id, &part(number), None).await.unwrap();
@@ -147,10 +147,10 @@ async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
     let part_file = dir.path().join("records/cam.mp4.part");
     std::fs::write(&part_file, "frames").unwrap();
     let open = recording_in(&library, Status::Recording).await;
-    library.begin_part(&open, 1, Path::new("/gone.mp4.part")).await.unwrap();
-    library.begin_part(&open, 2, &part_file).await.unwrap();
+    library.begin_part(&open, 1, Path::new("/gone.mp4.part"), Utc::now()).await.unwrap();
+    library.begin_part(&open, 2, &part_file, Utc::now()).await.unwrap();
     let empty = recording_in(&library, Status::Starting).await;
-    library.begin_part(&empty, 1, Path::new("/gone.mp4.part")).await.unwrap();
+    library.begin_part(&empty, 1, Path::new("/gone.mp4.part"), Utc::now()).await.unwrap();
     let ended = recording_in(&library, Status::Finalizing).await;
     library.complete(&ended, Utc::now(), &lost()).await.unwrap();
 

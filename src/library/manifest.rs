@@ -38,6 +38,9 @@ pub struct Manifest {
     /// Of the format of this file.
     pub version: u32,
     pub recording: Identity,
+    /// Made whole after the daemon died, or found in the folder: not finished by who wrote it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovered: bool,
     #[serde(flatten, serialize_with = "without_hook")]
     pub part: Part,
 }
@@ -110,7 +113,12 @@ fn without_hook<S: Serializer>(part: &Part, serializer: S) -> Result<S::Ok, S::E
 
 impl Manifest {
     pub fn new(recording: Identity, part: Part) -> Self {
-        Self { version: MANIFEST_VERSION, recording, part }
+        Self { version: MANIFEST_VERSION, recording, recovered: false, part }
+    }
+
+    /// Of a file that was made whole after the daemon died, or found.
+    pub fn recovered(recording: Identity, part: Part) -> Self {
+        Self { recovered: true, ..Self::new(recording, part) }
     }
 
     /// Path of the manifest of `file`: `NAME.EXT.json` in the same folder.

@@ -4,16 +4,21 @@
 //! (the outbox). A part and its outbox row are committed in one transaction, so a file that is in the catalog
 //! is never forgotten by its hook.
 
+mod adopt;
 mod catalog;
+mod enter;
 mod list;
 mod manifest;
 mod objects;
+mod open;
 mod outbox;
 mod recover;
 mod salvage;
 mod storage;
+mod strays;
 #[cfg(test)]
 pub(crate) mod testing;
+mod verify;
 
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
@@ -23,8 +28,9 @@ pub use objects::{
 };
 pub use outbox::{Delivery, HookJob, OutboxId};
 pub use recover::Interrupted;
-pub use salvage::{MakeWhole, Salvaged};
+pub use salvage::{Inspect, MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
+pub use verify::{KnownPart, ReadOnlyCatalog};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
@@ -44,6 +50,8 @@ pub enum LibraryError {
     Open { file: PathBuf, source: sqlx::Error },
     #[error("the tables of the catalog {file} cannot be brought to this version: {source}")]
     Migrate { file: PathBuf, source: sqlx::migrate::MigrateError },
+    #[error("the catalog {file} is damaged: {what}")]
+    Damaged { file: PathBuf, what: String },
     #[error("the catalog could not {what}: {source}")]
     Sql { what: &'static str, source: sqlx::Error },
     #[error("the catalog holds {value:?} as {column}, which this version cannot read")]
@@ -72,6 +80,7 @@ pub struct Library {
 
 #[derive(Debug)]
 struct Inner {
+    file: PathBuf,
     /// One connection: SQLite has one writer at a time, and waiting here is in order and without a time-out.
     writer: SqlitePool,
     readers: SqlitePool,
@@ -80,7 +89,8 @@ struct Inner {
 
 impl Library {
     /// Opens the catalog at `url` (`sqlite:FILE`, or just the file's path), creating it and its folder when
-    /// missing, and brings its tables up to date.
+    /// missing, and brings its tables up to date. One that is damaged is set aside, and an empty one takes its place:
+    /// [`recover`](Self::recover) fills it from the manifests.
     ///
     /// The journal is a WAL with `synchronous=FULL`: what a method here has committed survives a power cut.
     pub async fn open(url: &str, storage: Storage) -> Result<Self, LibraryError> {
@@ -90,16 +100,11 @@ impl Library {
             let open = |e| LibraryError::Open { file: file.clone(), source: sqlx::Error::Io(e) };
             tokio::fs::create_dir_all(folder).await.map_err(open)?;
         }
+        let writer = open::open(&options).await?;
         let open = |source| LibraryError::Open { file: file.clone(), source };
-        let writer =
-            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
-        sqlx::migrate!("src/library/migrations")
-            .run(&writer)
-            .await
-            .map_err(|source| LibraryError::Migrate { file: file.clone(), source })?;
         let readers =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(open)?;
-        Ok(Self { inner: Arc::new(Inner { writer, readers, storage }) })
+        Ok(Self { inner: Arc::new(Inner { file, writer, readers, storage }) })
     }
 
     pub fn storage(&self) -> &Storage {
@@ -110,6 +115,9 @@ impl Library {
     pub async fn close(&self) {
         self.inner.readers.close().await;
         self.inner.writer.close().await;
+        let file = self.inner.file.clone();
+        // A start on a full disk used it up; where it cannot be made now, the next start tries again.
+        let _ = tokio::task::spawn_blocking(move || open::keep_reserve(&file)).await;
     }
 
     fn readers(&self) -> &SqlitePool {
@@ -143,6 +151,8 @@ fn options(url: &str) -> Result<SqliteConnectOptions, LibraryError> {
 #[cfg(test)]
 mod catalog_tests;
 #[cfg(test)]
+mod rebuild_tests;
+#[cfg(test)]
 mod recover_tests;
 
 #[cfg(test)]
@@ -163,11 +173,11 @@ mod tests {
     #[tokio::test]
     async fn a_catalog_that_cannot_be_opened_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("x.db"), "this is a text file, not a database, and long enough")
-            .unwrap();
+        std::fs::create_dir(dir.path().join("x.db")).unwrap();
         let storage = Storage::open(&dir.path().join("records")).unwrap();
         let url = dir.path().join("x.db");
         let error = Library::open(url.to_str().unwrap(), storage).await.unwrap_err().to_string();
         assert!(error.contains("x.db"), "{error}");
+        assert!(url.is_dir());
     }
 }

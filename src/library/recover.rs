@@ -2,12 +2,13 @@
 //! between their final name and the catalog.
 
 use super::{
-    HookJob, Library, LibraryError, MakeWhole, Manifest, Part, Recording, RecordingId, Status, Storage,
-    StorageError,
-    catalog::{get, id_of, status_of, time_of},
+    HookJob, Identity, Inspect, Library, LibraryError, MakeWhole, Manifest, Part, Recording, RecordingId,
+    Status, Storage, StorageError,
+    catalog::{get, id_of, status_of, time, time_of},
     salvage::{Unfinished, salvage},
     sql,
     storage::{io_error, rename_new},
+    strays::Strays,
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -18,44 +19,55 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Recordings that have not ended.
+/// Recordings that have not ended, and files that the catalog does not know.
 #[derive(Debug, Default)]
-pub struct Interrupted(Vec<LeftBehind>);
+pub struct Interrupted {
+    left: Vec<LeftBehind>,
+    strays: Strays,
+}
 
 impl Interrupted {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.left.is_empty() && self.strays.is_empty()
     }
 }
 
 impl Library {
     /// For the start of the daemon, before anything is recorded: every recording that has not ended is one the
-    /// last daemon left behind. Only reads the catalog.
+    /// last daemon left behind, and every file that the catalog does not know is one that it has lost, or that somebody
+    /// put there. Reads the catalog and the names in the records folder, no file.
     pub async fn interrupted(&self) -> Result<Interrupted, LibraryError> {
-        Ok(Interrupted(self.left_behind().await?))
+        Ok(Interrupted { left: self.left_behind().await?, strays: self.strays().await? })
     }
 
-    /// Ends each of them, and answers them. Hours of media may take minutes; meanwhile others may be recorded.
+    /// Ends each of them, and answers them; then enters the files that the catalog does not know. Hours of media may take
+    /// minutes; meanwhile others may be recorded.
     ///
-    /// A file that has its manifest was whole before the daemon died: it gets its final name where that is
-    /// missing. Any other is made whole by `make_whole`, as far as it can be. Both are entered as parts with `hook`,
-    /// each in one transaction. A recording whose parts are all entered then is completed when its end had been
-    /// asked for, and recovered when one of its files had to be made whole. Any other is failed, with an error that
-    /// names the `.part` it was writing. The end is the time of the last change to its files.
+    /// Of a recording that has not ended, a file that has its manifest was whole before the daemon died: it gets its final
+    /// name where that is missing. Any other is made whole by `make_whole`, as far as it can be. Both are entered as
+    /// parts with `hook`, each in one transaction. A recording whose parts are all entered then is completed
+    /// when its end had been asked for and nothing had to be made whole, else recovered. Any other is failed, with an error
+    /// that names the `.part` it was writing; a later start tries that one again. The end is the time of the last change to
+    /// its files.
     ///
-    /// The records folder is searched, on a blocking thread, only when a part had not been entered. A manifest
-    /// that cannot be read, a file that cannot be made whole, and a recording that the catalog does not take are
-    /// logged and left out; that recording is again among those of a later [`interrupted`](Self::interrupted), as are all
+    /// Files that no row knows are entered as their manifests say. Their hooks run, as they may not have run yet; but not
+    /// in a catalog that was made anew, where all files there ever were would be among them. A `.part` is
+    /// made whole and a file without manifest is read by `inspect`: both become recordings of their own, and the `.part`
+    /// has its hook run.
+    ///
+    /// A manifest that cannot be read, a file that cannot be made whole, and a recording that the catalog does not take are
+    /// logged and left out; they are again among those of a later [`interrupted`](Self::interrupted), as are all
     /// after an error.
     pub async fn recover(
         &self,
         interrupted: Interrupted,
         hook: Option<HookJob>,
         make_whole: MakeWhole,
+        inspect: Inspect,
     ) -> Result<Vec<Recording>, LibraryError> {
-        let Interrupted(left) = interrupted;
+        let Interrupted { left, strays } = interrupted;
         let writing: Vec<Writing> = left.iter().flat_map(|l| l.writing.iter().cloned()).collect();
-        let mut whole = self.whole_parts(writing).await?;
+        let mut whole = self.whole_parts(writing, &strays).await?;
         let mut ended = Vec::with_capacity(left.len());
         for recording in left {
             let id = recording.id;
@@ -66,14 +78,16 @@ impl Library {
                 }
             }
         }
+        self.take_in(strays, hook.as_ref(), make_whole, inspect).await?;
         Ok(ended)
     }
 
     async fn left_behind(&self) -> Result<Vec<LeftBehind>, LibraryError> {
         let rows = sqlx::query(
-            "SELECT r.id, r.status, r.started_at_ms, w.number, w.file FROM recording r \
-             LEFT JOIN writing w ON w.recording_id = r.id \
-             WHERE r.status IN ('starting', 'recording', 'finalizing') ORDER BY r.started_at_ms, r.id, w.number",
+            "SELECT r.id, r.status, r.started_at_ms, w.number, w.file, w.started_at_ms AS part_started_at_ms \
+             FROM recording r LEFT JOIN writing w ON w.recording_id = r.id \
+             WHERE r.status IN ('starting', 'recording', 'paused', 'finalizing') \
+             OR (r.status = 'failed' AND w.file IS NOT NULL) ORDER BY r.started_at_ms, r.id, w.number",
         )
         .fetch_all(self.readers())
         .await
@@ -87,19 +101,25 @@ impl Library {
                 left.push(LeftBehind { id, status, started_at, writing: Vec::new() });
             }
             if let (Some(last), Some(file)) = (left.last_mut(), get::<Option<String>>(row, "file")?) {
-                let number = get(row, "number")?;
-                last.writing.push(Writing { recording: id, number, file: file.into() });
+                let started_at: Option<i64> = get(row, "part_started_at_ms")?;
+                last.writing.push(Writing {
+                    recording: id,
+                    number: get(row, "number")?,
+                    file: file.into(),
+                    started_at: started_at.map(|ms| time(ms, "started_at_ms")).transpose()?,
+                });
             }
         }
         Ok(left)
     }
 
-    async fn whole_parts(&self, writing: Vec<Writing>) -> Result<WholeParts, LibraryError> {
-        if writing.is_empty() {
+    async fn whole_parts(&self, writing: Vec<Writing>, strays: &Strays) -> Result<WholeParts, LibraryError> {
+        let names: Vec<String> = strays.with_manifest().cloned().collect();
+        if writing.is_empty() || names.is_empty() {
             return Ok(WholeParts::new());
         }
         let storage = self.storage().clone();
-        let found = tokio::task::spawn_blocking(move || find_whole(&storage, &writing)).await;
+        let found = tokio::task::spawn_blocking(move || find_whole(&storage, &names, &writing)).await;
         let failed = |e| io_error("cannot search", self.storage().folder())(io::Error::other(e));
         Ok(found.map_err(failed)??)
     }
@@ -113,44 +133,73 @@ impl Library {
     ) -> Result<Option<Recording>, LibraryError> {
         let LeftBehind { id, status, started_at, writing } = left;
         let mut ended_at = started_at;
-        let (mut unfinished, mut salvaged) = (Vec::new(), false);
+        let (mut playable, mut entered, mut salvaged) = (Vec::new(), false, false);
         for writing in writing {
             if let Some(part) = whole.remove(&(id, writing.number)) {
                 self.commit_part(&id, &part, hook.cloned()).await?;
+                entered = true;
             } else if let Some((part, changed)) = self.salvaged(&id, &writing, make_whole).await? {
                 let hook = hook.cloned().map(|job| HookJob { status: Status::Recovered, ..job });
                 self.commit_part(&id, &part, hook).await?;
                 (salvaged, ended_at) = (true, ended_at.max(changed));
-            } else {
-                unfinished.push(writing.file);
+            } else if let Some(changed) = self.left_as_it_is(&writing).await? {
+                playable.push(writing.file.display().to_string());
+                ended_at = ended_at.max(changed);
             }
         }
         let Some(recording) = self.get(&id).await? else { return Ok(None) };
         for part in recording.parts.iter().filter(|_| !salvaged) {
             ended_at = ended_at.max(look_at(&part.file).await.map_or(started_at, |(_, changed)| changed));
         }
-        if status == Status::Finalizing && unfinished.is_empty() && !recording.parts.is_empty() {
-            self.complete(&id, ended_at, &recording.lost).await?;
-            return self.get(&id).await;
-        }
-        let mut playable = Vec::new();
-        for file in unfinished {
-            if let Some((1.., changed)) = look_at(&file).await {
-                ended_at = ended_at.max(changed);
-                playable.push(file.display().to_string());
+        let all_whole = playable.is_empty() && !recording.parts.is_empty();
+        match status {
+            // It has ended, and has another file at most.
+            Status::Failed if !(all_whole && (entered || salvaged)) => return Ok(None),
+            Status::Failed => self.recovered_late(&id, ended_at).await?,
+            Status::Finalizing if all_whole && !salvaged => {
+                self.complete(&id, ended_at, &recording.lost).await?;
             }
-        }
-        if salvaged && playable.is_empty() {
-            self.recovered(&id, ended_at, &recording.lost).await?;
-        } else {
-            let error = interrupted_error(&playable, !recording.parts.is_empty());
-            self.fail(&id, ended_at, &recording.lost, &error).await?;
+            _ if all_whole => self.recovered(&id, ended_at, &recording.lost).await?,
+            _ => {
+                let error = interrupted_error(&playable, !recording.parts.is_empty());
+                self.fail(&id, ended_at, &recording.lost, &error).await?;
+            }
         }
         self.get(&id).await
     }
-}
 
-impl Library {
+    /// When a `.part` that could not be made whole was last written; `None` when nothing is in it. One that is empty only
+    /// keeps its name from others: it is removed.
+    async fn left_as_it_is(&self, writing: &Writing) -> Result<Option<DateTime<Utc>>, LibraryError> {
+        match look_at(&writing.file).await {
+            Some((1.., changed)) => return Ok(Some(changed)),
+            Some((0, _)) if self.storage().reserved(&writing.file).is_some() => {
+                if let Err(error) = tokio::fs::remove_file(&writing.file).await {
+                    tracing::warn!(file = %writing.file.display(), %error, "is empty and cannot be removed");
+                }
+            }
+            _ => {}
+        }
+        self.discard_part(&writing.recording, writing.number).await?;
+        Ok(None)
+    }
+
+    /// Ends once more, and well, a recording that had failed because a file could not be made whole.
+    async fn recovered_late(&self, id: &RecordingId, ended_at: DateTime<Utc>) -> Result<(), LibraryError> {
+        const WHAT: &str = "end a recording that had failed";
+        let mut tx = self.write(WHAT).await?;
+        sqlx::query(
+            "UPDATE recording SET status = 'recovered', error = NULL, ended_at_ms = max(coalesce(ended_at_ms, 0), ?) \
+             WHERE id = ? AND status = 'failed'",
+        )
+        .bind(ended_at.timestamp_millis())
+        .bind(id.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(sql(WHAT))?;
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
     /// Makes a part whole that was being written; with it, when it was last written.
     async fn salvaged(
         &self,
@@ -162,17 +211,19 @@ impl Library {
         else {
             return Ok(None);
         };
-        let (storage, file, number) = (self.storage().clone(), writing.file.clone(), writing.number);
+        let (storage, writing) = (self.storage().clone(), writing.clone());
+        let file = writing.file.clone();
         let salvage = move || {
-            let unfinished = Unfinished { file: &file, number, changed };
-            salvage(&storage, &recording, &unfinished, make_whole)
+            let Writing { ref file, number, started_at, .. } = writing;
+            let unfinished = Unfinished { file, number, changed, started_at };
+            salvage(&storage, &unfinished, make_whole, |_| Identity::from(&recording))
         };
         let made = tokio::task::spawn_blocking(salvage).await.map_err(|e| e.to_string()).flatten();
-        let part = made.unwrap_or_else(|error| {
-            tracing::warn!(file = %writing.file.display(), %error, "left as it is");
+        let made = made.unwrap_or_else(|error| {
+            tracing::warn!(file = %file.display(), %error, "left as it is");
             None
         });
-        Ok(part.map(|part| (part, changed)))
+        Ok(made.map(|(_, part)| (part, changed)))
     }
 }
 
@@ -192,6 +243,8 @@ struct Writing {
     recording: RecordingId,
     number: u32,
     file: PathBuf,
+    /// When its first frame came, where it was noted.
+    started_at: Option<DateTime<Utc>>,
 }
 
 type WholeParts = HashMap<(RecordingId, u32), Part>;
@@ -214,20 +267,15 @@ fn interrupted_error(playable: &[String], has_parts: bool) -> String {
     format!("the daemon ended before this recording was finished; {rest}")
 }
 
-/// The parts of `writing` that have a manifest and a whole file, under its final name from here on. Blocks.
-fn find_whole(storage: &Storage, writing: &[Writing]) -> Result<WholeParts, StorageError> {
-    let search = io_error("cannot search", storage.folder());
-    let missing = writing.iter().any(|w| !matches!(look(&w.file), Ok(Some(_))));
+/// The parts of `writing` that have a manifest, one of those of `names`, and a whole file, under its final name from
+/// here on. Blocks.
+fn find_whole(storage: &Storage, names: &[String], writing: &[Writing]) -> Result<WholeParts, StorageError> {
     let mut whole = WholeParts::new();
-    for entry in fs::read_dir(storage.folder()).map_err(&search)? {
+    for name in names {
         if whole.len() == writing.len() {
             break;
         }
-        let Some(file) = media_of(&entry.map_err(&search)?) else { continue };
-        // Without this, each start after a crash would read every manifest there is.
-        if !missing && has_one_name(&file) {
-            continue;
-        }
+        let file = storage.folder().join(name);
         let found = whole_part(&file, writing).unwrap_or_else(|error| {
             tracing::warn!(file = %file.display(), %error, "left out of what is recovered");
             None
@@ -240,21 +288,6 @@ fn find_whole(storage: &Storage, writing: &[Writing]) -> Result<WholeParts, Stor
         storage.sync_folder()?;
     }
     Ok(whole)
-}
-
-/// The file that a manifest is for by its name.
-fn media_of(entry: &fs::DirEntry) -> Option<PathBuf> {
-    // Opening a FIFO would wait for its writer, and a link may lead to one.
-    if !entry.file_type().is_ok_and(|t| t.is_file()) {
-        return None;
-    }
-    let path = entry.path();
-    (path.extension()? == "json").then(|| path.with_extension(""))
-}
-
-/// A file under its final name only: not one whose `.part` is still there.
-fn has_one_name(file: &Path) -> bool {
-    fs::symlink_metadata(file).is_ok_and(|found| found.nlink() == 1)
 }
 
 fn whole_part(file: &Path, writing: &[Writing]) -> Result<Option<(RecordingId, Part)>, StorageError> {
@@ -285,7 +318,9 @@ fn make_whole(part: &Path, file: &Path, size: u64) -> io::Result<bool> {
         (Some(old), Some(new)) if is_whole(&new) && (old.dev(), old.ino()) == (new.dev(), new.ino()) => {
             fs::remove_file(part).map(|()| true)
         }
-        _ => Ok(false),
+        // Its `.part` is that of somebody else, who took the name after it.
+        (Some(_), Some(new)) => Ok(is_whole(&new)),
+        (Some(_), None) | (None, None) => Ok(false),
     }
 }
 

@@ -21,7 +21,7 @@ pub async fn reopen(dir: &tempfile::TempDir) -> Library {
 /// What a daemon does at its start.
 pub async fn recover(library: &Library, hook: Option<HookJob>, make_whole: MakeWhole) -> Vec<Recording> {
     let interrupted = library.interrupted().await.unwrap();
-    library.recover(interrupted, hook, make_whole).await.unwrap()
+    library.recover(interrupted, hook, make_whole, |_| Ok(None)).await.unwrap()
 }
 
 /// A recording that started `second` s after a fixed time.

@@ -22,6 +22,8 @@ pub enum Protocol {
     /// Pushed or pulled.
     Rtsp,
     Webrtc,
+    /// Not a stream: a file that was found in the records folder. Only recordings have it.
+    File,
 }
 
 impl Protocol {
@@ -30,6 +32,7 @@ impl Protocol {
             Protocol::Rtmp => "rtmp",
             Protocol::Rtsp => "rtsp",
             Protocol::Webrtc => "webrtc",
+            Protocol::File => "file",
         }
     }
 }

@@ -96,6 +96,11 @@ impl MediaSessionId {
         Self(Uuid::new_v4())
     }
 
+    /// All zero: of a recording whose stream is not known.
+    pub fn unknown() -> Self {
+        Self(Uuid::nil())
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::parse_str(text).ok().map(Self)
     }

@@ -39,6 +39,7 @@ pub(super) enum Entry {
         name: String,
         number: u32,
         path: PathBuf,
+        started_at: DateTime<Utc>,
     },
     /// So much more is lost, beyond the gaps that are told.
     Lost {
@@ -166,7 +167,9 @@ impl Books {
         log_failure(&recording, "begin", self.library.begin(&recording).await);
         while let Some(entry) = entries.recv().await {
             match entry {
-                Entry::Opened { name, number, path } => self.opened(name, number, &path).await,
+                Entry::Opened { name, number, path, started_at } => {
+                    self.opened(name, number, &path, started_at).await;
+                }
                 Entry::Lost { frames, packets } => self.change(|r| {
                     r.lost.frames += frames;
                     r.lost.packets += packets;
@@ -197,7 +200,7 @@ impl Books {
         self.progress.send_modify(|p| change(&mut p.recording));
     }
 
-    async fn opened(&self, name: String, number: u32, path: &std::path::Path) {
+    async fn opened(&self, name: String, number: u32, path: &std::path::Path, started_at: DateTime<Utc>) {
         self.progress.send_modify(|p| {
             p.file_name = Some(name);
             p.parts_opened = number;
@@ -206,7 +209,7 @@ impl Books {
         log_failure(
             &recording,
             "note the part of",
-            self.library.begin_part(&recording.id, number, path).await,
+            self.library.begin_part(&recording.id, number, path, started_at).await,
         );
         self.advance(Status::Recording).await;
     }

@@ -58,6 +58,7 @@ impl Task {
                     name: part.file.name().to_owned(),
                     number: part.number,
                     path: part.file.path().to_owned(),
+                    started_at: part.started_at,
                 });
                 self.parts_opened = part.number;
                 self.part = Some(part);

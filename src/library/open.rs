@@ -1,0 +1,221 @@
+//! Opening the catalog; one that is damaged makes room for a new one, which is filled from the manifests.
+
+use super::{LibraryError, RecordingId, storage::rename_new};
+use chrono::Utc;
+use futures_util::TryStreamExt;
+use sqlx::{
+    ConnectOptions, SqlitePool,
+    migrate::MigrateError,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Primary result codes of SQLite (sqlite.org/rescode.html).
+const SQLITE_ERROR: i32 = 1;
+const SQLITE_IOERR: i32 = 10;
+const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_FULL: i32 = 13;
+const SQLITE_NOTADB: i32 = 26;
+const RESERVE_BYTES: u64 = 512 << 10;
+/// Names that are tried for a damaged catalog within one second.
+const MAX_ASIDE: u32 = 100;
+
+/// Hooks that are taken over from a damaged catalog, at most.
+const MAX_OWED: usize = 1_000_000;
+
+/// Rows that no version of this program has written: what damage within a page looks like, where SQLite's own check
+/// sees nothing wrong.
+const NONSENSE: &str = "SELECT EXISTS (SELECT 1 FROM recording WHERE length(id) != 36 OR length(media_session_id) != 36 \
+     OR length(status) > 16 OR typeof(started_at_ms) != 'integer' OR typeof(duration_ms) != 'integer' \
+     OR typeof(size) != 'integer' OR NOT json_valid(lost)) \
+     OR EXISTS (SELECT 1 FROM part WHERE length(recording_id) != 36 OR typeof(number) != 'integer' \
+     OR typeof(size) != 'integer' OR typeof(started_at_ms) != 'integer' OR typeof(duration_ms) != 'integer' \
+     OR NOT json_valid(gaps) OR NOT json_valid(lost) OR NOT json_valid(degraded) OR NOT json_valid(coalesce(video, '{}')) \
+     OR NOT json_valid(coalesce(audio, '{}')) OR NOT json_valid(coalesce(hook, '{}')))";
+
+/// The connection that writes, to a catalog that is checked and has the tables of this version.
+///
+/// A file that is damaged, or no database at all, is renamed to `FILE.corrupt-TIME` (with its `-wal` and `-shm`), never
+/// over another, and an empty catalog takes its place. The database of a newer version, or of another program, is an
+/// error: it is not touched.
+pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqlitePool, LibraryError> {
+    let file = options.get_filename();
+    let mut opened = checked(options).await;
+    if opened.as_ref().is_err_and(is_disk_error) && fs::remove_file(reserve_of(file)).is_ok() {
+        tracing::error!(catalog = %file.display(), "the disk of the catalog is full: its reserve is used up; make room");
+        opened = checked(options).await;
+    } else {
+        // Without it a later start may fail; this one need not.
+        let _ = keep_reserve(file);
+    }
+    let error = match opened {
+        Err(error) if is_damage(&error) => error,
+        other => return other,
+    };
+    let aside = set_aside(file)
+        .map_err(|e| LibraryError::Open { file: file.to_path_buf(), source: sqlx::Error::Io(e) })?;
+    tracing::error!(
+        catalog = %file.display(), kept = %aside.display(), %error,
+        "the catalog is damaged: it was set aside, and a new one is made from the manifests in the records folder"
+    );
+    let pool = checked(options).await?;
+    match keep_owed(&pool, &aside).await {
+        Ok(hooks) => tracing::warn!(hooks, "were still to run; they run when their files are entered"),
+        Err(error) => {
+            tracing::error!(%error, "which hooks were still to run is lost with the damaged catalog")
+        }
+    }
+    Ok(pool)
+}
+
+/// A catalog in WAL mode cannot be opened, not even to be read, without 32 KiB for its `-shm`; so a daemon that was ended
+/// would not start again on a full disk. `FILE.reserve` keeps that, and some room for what is recorded then.
+fn reserve_of(file: &Path) -> PathBuf {
+    with_suffix(file, ".reserve")
+}
+
+/// Makes the reserve of the catalog `file` where it is missing. Blocks.
+pub(super) fn keep_reserve(file: &Path) -> io::Result<()> {
+    let reserve = reserve_of(file);
+    if fs::metadata(&reserve).is_ok_and(|found| found.len() >= RESERVE_BYTES) {
+        return Ok(());
+    }
+    let kept = fs::write(&reserve, vec![0; RESERVE_BYTES as usize]);
+    if kept.is_err() {
+        // Half of it would only take what others need.
+        let _ = fs::remove_file(&reserve);
+    }
+    kept
+}
+
+/// What SQLite says of a full disk depends on the file that does not fit.
+fn is_disk_error(error: &LibraryError) -> bool {
+    matches!(error, LibraryError::Open { source, .. } if [SQLITE_IOERR, SQLITE_FULL].contains(&code(source)))
+        || matches!(error, LibraryError::Migrate { source, .. }
+            if is_code(source, SQLITE_IOERR) || is_code(source, SQLITE_FULL))
+}
+
+async fn checked(options: &SqliteConnectOptions) -> Result<SqlitePool, LibraryError> {
+    let file = options.get_filename();
+    let open = |source| LibraryError::Open { file: file.to_path_buf(), source };
+    let pool =
+        SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
+    match check(&pool, file).await {
+        Ok(()) => Ok(pool),
+        Err(error) => {
+            pool.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn check(pool: &SqlitePool, file: &Path) -> Result<(), LibraryError> {
+    let open = |source| LibraryError::Open { file: file.to_path_buf(), source };
+    let damaged = |what: String| LibraryError::Damaged { file: file.to_path_buf(), what };
+    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(open)?;
+    if found != "ok" {
+        return Err(damaged(found));
+    }
+    if let Err(source) = sqlx::migrate!("src/library/migrations").run(pool).await {
+        if is_ours(pool).await && is_code(&source, SQLITE_ERROR) {
+            return Err(damaged(format!("its tables are not those of any version: {source}")));
+        }
+        return Err(LibraryError::Migrate { file: file.to_path_buf(), source });
+    }
+    match sqlx::query_scalar(NONSENSE).fetch_one(pool).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(damaged("it has rows that this program does not write".into())),
+        Err(source) if code(&source) == SQLITE_ERROR => {
+            Err(damaged(format!("its tables are not those of its version: {source}")))
+        }
+        Err(source) => Err(open(source)),
+    }
+}
+
+/// Notes which hooks a damaged catalog still owed, as far as that can be read in it.
+async fn keep_owed(pool: &SqlitePool, aside: &Path) -> Result<usize, sqlx::Error> {
+    let old = SqliteConnectOptions::new().filename(aside).read_only(true);
+    let mut old = old.connect().await?;
+    let mut rows = sqlx::query_as::<_, (String, u32)>(
+        "SELECT recording_id, part FROM outbox WHERE kind = 'hook' AND state != 'dead'",
+    )
+    .fetch(&mut old);
+    let mut tx = pool.begin().await?;
+    let mut kept = 0;
+    // What cannot be read ends it.
+    while let Ok(Some((id, part))) = rows.try_next().await {
+        if kept == MAX_OWED || RecordingId::parse(&id).is_none() {
+            break;
+        }
+        let insert = sqlx::query("INSERT OR IGNORE INTO owed (recording_id, part) VALUES (?, ?)");
+        insert.bind(id).bind(part).execute(&mut *tx).await?;
+        kept += 1;
+    }
+    tx.commit().await?;
+    Ok(kept)
+}
+
+/// Whether a version of this program made the tables, and not another program.
+async fn is_ours(pool: &SqlitePool) -> bool {
+    let ours = sqlx::query_scalar("SELECT description = 'catalog' FROM _sqlx_migrations WHERE version = 1");
+    ours.fetch_one(pool).await.unwrap_or(false)
+}
+
+fn is_damage(error: &LibraryError) -> bool {
+    match error {
+        LibraryError::Damaged { .. } => true,
+        LibraryError::Open { source, .. } => [SQLITE_CORRUPT, SQLITE_NOTADB].contains(&code(source)),
+        LibraryError::Migrate { source, .. } => {
+            is_code(source, SQLITE_CORRUPT) || is_code(source, SQLITE_NOTADB)
+        }
+        _ => false,
+    }
+}
+
+fn is_code(error: &MigrateError, wanted: i32) -> bool {
+    match error {
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => code(source) == wanted,
+        _ => false,
+    }
+}
+
+/// SQLite's primary result code; 0 for what is no error of SQLite.
+fn code(error: &sqlx::Error) -> i32 {
+    let code = error.as_database_error().and_then(|e| e.code());
+    code.and_then(|code| code.parse::<i32>().ok()).map_or(0, |code| code & 0xff)
+}
+
+/// Renames the database and what belongs to it; answers its new name.
+fn set_aside(file: &Path) -> io::Result<PathBuf> {
+    let time = Utc::now().format("%Y%m%dT%H%M%SZ");
+    for n in 1..=MAX_ASIDE {
+        let number = if n == 1 { String::new() } else { format!("_{n}") };
+        let aside = with_suffix(file, &format!(".corrupt-{time}{number}"));
+        if !rename_new(file, &aside)? {
+            continue;
+        }
+        for suffix in ["-wal", "-shm"] {
+            match rename_new(&with_suffix(file, suffix), &with_suffix(&aside, suffix)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                Ok(false) => fs::remove_file(with_suffix(file, suffix))?,
+                _ => {}
+            }
+        }
+        if let Some(folder) = file.parent().filter(|f| !f.as_os_str().is_empty()) {
+            File::open(folder)?.sync_all()?;
+        }
+        return Ok(aside);
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "damaged catalogs have taken every name; remove some"))
+}
+
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(file);
+    name.push(suffix);
+    name.into()
+}
