@@ -132,7 +132,8 @@ impl KillLab {
         wait_until("so much is sent", SENT_IN_TIME, || subject.0.sent_ms() >= warm_up_ms);
         let (streams, sent_ms) = self.strike(stage, daemon, subject, other);
         let of_kill = format!("/k{}", self.kills);
-        let unfinished = self.house.records(".part").iter().filter(|f| f.to_string_lossy().contains(&of_kill)).count();
+        let unfinished =
+            self.house.records(".part").iter().filter(|f| f.to_string_lossy().contains(&of_kill)).count();
 
         if stage == Stage::Recovering {
             let again = self.house.start(&self.program);
