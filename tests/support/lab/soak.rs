@@ -115,7 +115,13 @@ fn name_of(number: usize) -> String {
 }
 
 /// Waits for the last parts and compares what was sent in all.
-fn finish(house: &House, daemon: &Daemon, count: &mut Count, ends: Vec<Result<u64, crate::rtmp::RtmpError>>) {
+fn finish(
+    house: &House,
+    daemon: &Daemon,
+    count: &mut Count,
+    first: &[u64],
+    ends: Vec<Result<u64, crate::rtmp::RtmpError>>,
+) {
     let completed = |r: &Value| r["status"] == "completed" && r["lost"]["frames"] == 0;
     let streams = ends.len();
     let done = reached(ENDS_IN, || {
