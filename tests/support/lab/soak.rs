@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     daemon::{Daemon, House},
     flv::Kind,
+    rtmp::RtmpError,
     wait::reached,
 };
 
@@ -97,9 +98,12 @@ pub fn run(program: &str, reel: &Arc<Reel>, plan: &Plan, mut report: impl FnMut(
             samples.push(sample);
         }
     }
-    let first: Vec<_> = encoders.iter().map(Encoder::first).collect();
-    let ends = encoders.into_iter().map(Encoder::stop).collect::<Vec<_>>();
-    finish(&house, &daemon, &mut count, &first, ends);
+    let ends = encoders.into_iter().map(|encoder| {
+        let first = encoder.first();
+        encoder.stop().map(|next| first..next)
+    });
+    let sent = ends.collect::<Vec<_>>();
+    finish(&house, &daemon, &mut count, sent);
     let Count { parts, video, audio, sent, faults, .. } = count;
     Outcome { parts, video, audio, sent, samples, faults }
 }
@@ -115,15 +119,9 @@ fn name_of(number: usize) -> String {
 }
 
 /// Waits for the last parts and compares what was sent in all.
-fn finish(
-    house: &House,
-    daemon: &Daemon,
-    count: &mut Count,
-    first: &[u64],
-    ends: Vec<Result<u64, crate::rtmp::RtmpError>>,
-) {
+fn finish(house: &House, daemon: &Daemon, count: &mut Count, sent: Vec<Result<Range<u64>, RtmpError>>) {
     let completed = |r: &Value| r["status"] == "completed" && r["lost"]["frames"] == 0;
-    let streams = ends.len();
+    let streams = sent.len();
     let done = reached(ENDS_IN, || {
         count.take(house);
         let items = daemon.get("/api/v1/recordings?limit=1000&status=completed");
@@ -139,9 +137,9 @@ fn finish(
             recording["streamName"], recording["status"], recording["lost"]
         ));
     }
-    for (number, end) in ends.into_iter().enumerate() {
-        match end {
-            Ok(next) => count.end(number, first[number]..next),
+    for (number, sent) in sent.into_iter().enumerate() {
+        match sent {
+            Ok(units) => count.end(number, units),
             Err(error) => count.fault(format!("{}: {error}", name_of(number))),
         }
     }
