@@ -20,7 +20,6 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
-use uuid::Uuid;
 
 /// A file that was changed so shortly before is looked at twice, `SECOND_LOOK` apart.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -282,7 +281,7 @@ fn found_file(file: &FinishedFile, look: &Look, salvaged: &Salvaged) -> Found {
 
 /// Never over another; false when there is one.
 fn place_manifest(storage: &Storage, found: &Found) -> io::Result<bool> {
-    let temp = storage.folder().join(format!(".reeld-{}.temp", Uuid::new_v4()));
+    let temp = storage.trial();
     let manifest = Manifest::recovered(found.identity.clone(), found.part.clone());
     let placed = manifest
         .write(&temp)
