@@ -69,8 +69,9 @@ pub fn sample_line(sample: &Sample, count: &soak::Count) -> String {
 }
 
 pub fn soak_table(outcome: &soak::Outcome) -> String {
+    let soak::Outcome { parts, video, audio, sent, .. } = outcome;
     let mut table =
-        format!("\n{} parts hold {} pictures and {} sounds\n", outcome.parts, outcome.video, outcome.audio);
+        format!("\n{} pictures and {} sounds sent; {parts} parts hold {video} and {audio}\n", sent.0, sent.1);
     for fault in &outcome.faults {
         let _ = writeln!(table, "FAULT {fault}");
     }

@@ -241,7 +241,8 @@ mod tests {
         ];
         for (n, (steps, at)) in steps.into_iter().enumerate() {
             let mut rig = rig();
-            (rig.ask(1), rig.ask(2));
+            rig.ask(1);
+            rig.ask(2);
             steps.iter().for_each(|step| step(&mut rig));
             assert_eq!(rig.sessions(), (vec![at], Some(at)), "case {n}");
         }
@@ -250,7 +251,8 @@ mod tests {
     #[test]
     fn one_that_was_asked_for_and_has_ended_is_not_gone_over_to() {
         let mut rig = rig();
-        (rig.ask(1), rig.accept(1));
+        rig.ask(1);
+        rig.accept(1);
         let gone = rig.streams[1].id();
         rig.actives.keep_asked(rig.id, |s| s.id() != gone);
         assert_eq!(rig.sessions(), (vec![0], Some(0)));
@@ -262,7 +264,10 @@ mod tests {
     #[test]
     fn one_can_go_back_to_the_stream_that_it_is_still_at() {
         let mut rig = rig();
-        (rig.ask(1), rig.accept(1), rig.ask(0), rig.accept(0));
+        rig.ask(1);
+        rig.accept(1);
+        rig.ask(0);
+        rig.accept(0);
         assert_eq!(rig.sessions(), (vec![0], Some(0)));
     }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     config::{NameTemplate, WebrtcRecording},
-    hub::{Publishing, Stream, Subscriber},
+    hub::{PrerollGiven, Publishing, Stream, Subscriber},
     library::{Recording, RecordingId, Status},
     media::{MediaSessionId, Protocol},
     record::{Order, Refusal, Running, Source},
@@ -275,17 +275,8 @@ impl Control {
         }
         let (subscriber, given) =
             stream.subscribe_with_preroll(self.queue_bytes(), preroll).ok_or_else(not_publishing)?;
-        // As long as it could be for a stream that is younger than that.
         let age = (Utc::now() - stream.created_at()).to_std().unwrap_or_default();
-        let why = match given.shortened {
-            true => "preroll_memory ran short",
-            false if given.duration < preroll && given.duration + AGE_MARGIN < age => {
-                "no more was kept of the stream"
-            }
-            false => return Ok((subscriber, Vec::new())),
-        };
-        let (given, asked) = (seconds(given.duration), seconds(preroll));
-        Ok((subscriber, vec![format!("the pre-roll is {given} s instead of {asked} s: {why}")]))
+        Ok((subscriber, shortfall(preroll, given, age).into_iter().collect()))
     }
 
     /// How much of the past a start gets: what it asks for, else what the policy says.
@@ -334,6 +325,17 @@ fn stop(active: &mut Actives<Running>, id: RecordingId) {
     }
 }
 
+/// Why a pre-roll is shorter than asked for; nothing where the stream is no older than what it gave.
+fn shortfall(asked: Duration, given: PrerollGiven, age: Duration) -> Option<String> {
+    let PrerollGiven { duration, shortened } = given;
+    let why = match shortened {
+        true => "preroll_memory ran short",
+        false if duration < asked && duration + AGE_MARGIN < age => "no more was kept of the stream",
+        false => return None,
+    };
+    Some(format!("the pre-roll is {} s instead of {} s: {why}", seconds(duration), seconds(asked)))
+}
+
 /// Begins a request to a recording: when this returns, it is in the recording's line. Requests that are begun under the lock
 /// of the table of recordings have one order, the table's and the recording's.
 fn in_line<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
@@ -348,4 +350,39 @@ fn in_line<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static)
 /// To a tenth.
 pub(super) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_short_preroll_is_told_unless_the_stream_is_young() {
+        let said = |given_ms, shortened, age_s| {
+            let given = PrerollGiven { duration: Duration::from_millis(given_ms), shortened };
+            shortfall(Duration::from_secs(10), given, Duration::from_secs(age_s))
+        };
+        assert_eq!(said(11_000, false, 60), None);
+        assert_eq!(said(4_000, false, 6), None, "it is all there is");
+        let short = "the pre-roll is 4 s instead of 10 s: preroll_memory ran short";
+        assert_eq!(said(4_000, true, 6).as_deref(), Some(short));
+        let recorded = "the pre-roll is 3.6 s instead of 10 s: no more was kept of the stream";
+        assert_eq!(said(3_570, false, 60).as_deref(), Some(recorded), "it was recorded until then");
+    }
+
+    #[tokio::test]
+    async fn a_request_is_sent_before_its_answer_is_waited_for() {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let sent = Arc::new(AtomicBool::new(false));
+        let sends = sent.clone();
+        let request = in_line(async move {
+            sends.store(true, Ordering::Relaxed);
+            answer.await
+        });
+        assert!(sent.load(Ordering::Relaxed));
+        reply.send(7).expect("it waits");
+        assert_eq!(request.await, Ok(7));
+        assert_eq!(in_line(async { 8 }).await, 8, "one that is answered at once");
+    }
 }

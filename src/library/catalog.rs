@@ -322,7 +322,7 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, LibraryError> {
     })
 }
 
-fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
+pub(super) fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
     let video: Option<String> = get(row, "video")?;
     let audio: Option<String> = get(row, "audio")?;
     let hook: Option<String> = get(row, "hook")?;

@@ -1,6 +1,11 @@
 //! Opening the catalog; one that is damaged makes room for a new one, which is filled from the manifests.
 
-use super::{LibraryError, RecordingId, storage::rename_new};
+use super::{
+    LibraryError, RecordingId,
+    catalog::{get, id_of, part_of, recording_of},
+    sql,
+    storage::rename_new,
+};
 use chrono::Utc;
 use futures_util::TryStreamExt;
 use sqlx::{
@@ -27,16 +32,6 @@ const MAX_ASIDE: u32 = 100;
 
 /// Hooks that are taken over from a damaged catalog, at most.
 const MAX_OWED: usize = 1_000_000;
-
-/// Rows that no version of this program has written: what damage within a page looks like, where SQLite's own check
-/// sees nothing wrong.
-const NONSENSE: &str = "SELECT EXISTS (SELECT 1 FROM recording WHERE length(id) != 36 OR length(media_session_id) != 36 \
-     OR length(status) > 16 OR typeof(started_at_ms) != 'integer' OR typeof(duration_ms) != 'integer' \
-     OR typeof(size) != 'integer' OR NOT json_valid(lost)) \
-     OR EXISTS (SELECT 1 FROM part WHERE length(recording_id) != 36 OR typeof(number) != 'integer' \
-     OR typeof(size) != 'integer' OR typeof(started_at_ms) != 'integer' OR typeof(duration_ms) != 'integer' \
-     OR NOT json_valid(gaps) OR NOT json_valid(lost) OR NOT json_valid(degraded) OR NOT json_valid(coalesce(video, '{}')) \
-     OR NOT json_valid(coalesce(audio, '{}')) OR NOT json_valid(coalesce(hook, '{}')))";
 
 /// The connection that writes, to a catalog that is checked and has the tables of this version.
 ///
@@ -117,7 +112,8 @@ async fn checked(options: &SqliteConnectOptions) -> Result<SqlitePool, LibraryEr
 async fn check(pool: &SqlitePool, file: &Path) -> Result<(), LibraryError> {
     let open = |source| LibraryError::Open { file: file.to_path_buf(), source };
     let damaged = |what: String| LibraryError::Damaged { file: file.to_path_buf(), what };
-    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(open)?;
+    let found: String =
+        sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(pool).await.map_err(open)?;
     if found != "ok" {
         return Err(damaged(found));
     }
@@ -127,13 +123,50 @@ async fn check(pool: &SqlitePool, file: &Path) -> Result<(), LibraryError> {
         }
         return Err(LibraryError::Migrate { file: file.to_path_buf(), source });
     }
-    match sqlx::query_scalar(NONSENSE).fetch_one(pool).await {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(damaged("it has rows that this program does not write".into())),
-        Err(source) if code(&source) == SQLITE_ERROR => {
-            Err(damaged(format!("its tables are not those of its version: {source}")))
+    match read_all(pool).await {
+        Err(error) if is_nonsense(&error) => Err(damaged(error.to_string())),
+        // An error of the disk is told by whoever meets it next.
+        _ => Ok(()),
+    }
+}
+
+/// Reads every row as others will: damage within a page is nothing that SQLite's own check sees.
+async fn read_all(pool: &SqlitePool) -> Result<(), LibraryError> {
+    const WHAT: &str = "read its rows";
+    let mut rows = sqlx::query("SELECT * FROM recording").fetch(pool);
+    while let Some(row) = rows.try_next().await.map_err(sql(WHAT))? {
+        recording_of(&row)?;
+    }
+    drop(rows);
+    let mut rows = sqlx::query("SELECT * FROM part").fetch(pool);
+    while let Some(row) = rows.try_next().await.map_err(sql(WHAT))? {
+        id_of(&row, "recording_id")?;
+        part_of(&row)?;
+    }
+    drop(rows);
+    let mut rows = sqlx::query("SELECT * FROM writing").fetch(pool);
+    while let Some(row) = rows.try_next().await.map_err(sql(WHAT))? {
+        id_of(&row, "recording_id")?;
+        get::<u32>(&row, "number")?;
+        get::<&str>(&row, "file")?;
+        get::<Option<i64>>(&row, "started_at_ms")?;
+    }
+    Ok(())
+}
+
+/// What this version does not write, nor an older one. A later one that writes new words has a migration of its own, be
+/// it an empty one: its catalog has been refused before.
+fn is_nonsense(error: &LibraryError) -> bool {
+    match error {
+        LibraryError::Value { .. } => true,
+        LibraryError::Sql {
+            source: sqlx::Error::ColumnNotFound(_) | sqlx::Error::ColumnDecode { .. },
+            ..
+        } => true,
+        LibraryError::Sql { source, .. } => {
+            [SQLITE_ERROR, SQLITE_CORRUPT, SQLITE_NOTADB].contains(&code(source))
         }
-        Err(source) => Err(open(source)),
+        _ => false,
     }
 }
 

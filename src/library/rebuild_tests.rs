@@ -4,6 +4,7 @@ use super::testing::{library, part, recording, recover, reopen};
 use super::*;
 use crate::media::{Gap, GapKind, Protocol};
 use chrono::Utc;
+use rand::{RngExt, SeedableRng};
 use std::{
     collections::BTreeMap,
     fs,
@@ -187,6 +188,7 @@ async fn tables_and_rows_that_are_nonsense_are_damage() {
     for nonsense in [
         "UPDATE part SET gaps = 'x[' WHERE number = 2",
         "PRAGMA foreign_keys = OFF; UPDATE recording SET id = 'short' WHERE id = (SELECT recording_id FROM part WHERE number = 3)",
+        "UPDATE part SET sha256 = CAST(x'ff00' AS TEXT) WHERE number = 2",
         "ALTER TABLE part DROP COLUMN degraded",
         "DELETE FROM _sqlx_migrations WHERE version > 1",
     ] {
@@ -480,5 +482,30 @@ async fn each_part_of_a_paused_or_failed_recording_is_finished_with_its_start() 
         let names: Vec<String> = records(&dir).into_keys().collect();
         assert_eq!(names, ["cam1.mp4", "cam1.mp4.json", "cam2.mp4", "cam2.mp4.json"]);
         assert!(next.interrupted().await.unwrap().is_empty());
+    }
+}
+
+/// Damage of any kind at any place is seen at the start, or does no harm.
+#[tokio::test]
+async fn damage_anywhere_keeps_nobody_from_starting_and_listing() {
+    let (dir, before) = house().await;
+    let good = fs::read(catalog(&dir)).unwrap();
+    let seed = std::env::var("REELD_TEST_SEED").ok().map_or_else(rand::random, |s| s.parse().unwrap());
+    eprintln!("REELD_TEST_SEED={seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    for round in 0..25 {
+        fs::remove_dir_all(dir.path().join("state")).unwrap();
+        fs::create_dir(dir.path().join("state")).unwrap();
+        let mut bytes = good.clone();
+        let length = [1, 8, 64, 700, 5000][round % 5];
+        let at = random.random_range(0..bytes.len());
+        bytes.iter_mut().skip(at).take(length).for_each(|byte| *byte = random.random());
+        fs::write(catalog(&dir), &bytes).unwrap();
+        let library = start(&dir).await;
+        let after = all(&library).await;
+        // A few bytes may make another name or number, which nobody can see; no recording is lost by it.
+        let count = |all: &[Recording]| (all.len(), all.iter().map(|r| r.parts.len()).sum::<usize>());
+        assert_eq!(count(&after), count(&before), "{length} bytes at {at}");
+        library.close().await;
     }
 }

@@ -12,6 +12,7 @@ pub mod camera;
 pub mod chunk;
 pub mod daemon;
 pub mod enhanced;
+pub mod faultfs;
 pub mod flv;
 pub mod http;
 pub mod lab;

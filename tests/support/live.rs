@@ -54,13 +54,17 @@ pub fn publish_at_once(options: Options, flv: &Flv, length: Duration) -> Result<
 pub struct Live {
     sent_ms: Arc<AtomicU64>,
     stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<Result<(), RtmpError>>>,
+    thread: Option<JoinHandle<Result<usize, RtmpError>>>,
 }
 
 impl Live {
     /// Returns when the publish is accepted.
     pub fn start(options: Options, file: &Path) -> Self {
-        let flv = Flv::read(file).expect("an FLV file");
+        Self::start_flv(options, Flv::read(file).expect("an FLV file"))
+    }
+
+    /// What a file holds, or what was made in memory.
+    pub fn start_flv(options: Options, flv: Flv) -> Self {
         let client = Client::publish(options).expect("an accepted publish");
         let (stop, stopped) = channel();
         let sent_ms = Arc::new(AtomicU64::new(0));
@@ -75,7 +79,12 @@ impl Live {
     }
 
     /// Says goodbye and waits for the server to close.
-    pub fn stop(mut self) -> Result<(), RtmpError> {
+    pub fn stop(self) -> Result<(), RtmpError> {
+        self.stop_counting().map(|_| ())
+    }
+
+    /// [`stop`](Self::stop); hands back how many frames were sent, audio and video.
+    pub fn stop_counting(mut self) -> Result<usize, RtmpError> {
         self.stop = None;
         self.thread.take().expect("a thread until it is stopped").join().expect("no panic")
     }
@@ -98,8 +107,9 @@ fn send_live(
     flv: &Flv,
     sent: &AtomicU64,
     stopped: &Receiver<()>,
-) -> Result<(), RtmpError> {
+) -> Result<usize, RtmpError> {
     send_headers(&mut client, flv, 0)?;
+    let mut frames = 0;
     let begin = Instant::now();
     for Due { kind, timestamp_ms, payload } in flv.timeline(LONGEST) {
         let due = begin + Duration::from_millis(timestamp_ms.into());
@@ -109,6 +119,8 @@ fn send_live(
         }
         send(&mut client, kind, timestamp_ms, payload)?;
         sent.store(timestamp_ms.into(), Ordering::Release);
+        frames += 1;
     }
-    client.unpublish()
+    client.unpublish()?;
+    Ok(frames)
 }

@@ -130,8 +130,9 @@ impl Remains {
         }
     }
 
-    /// The end of the file, as the muxer would have written it. One thing differs: pictures from before the first sound,
-    /// of a track that came after the header, stay squeezed to its beginning (`Track::run`).
+    /// The end of the file, as the muxer would have written it. Of a track that came after the header two things may
+    /// differ: how far its decoding is ahead (what is shown when is the same), and pictures from before the beginning
+    /// stay squeezed to it (`Track::run`).
     pub fn end(self) -> Ending {
         let used = self.tracks.into_iter().filter(|t| !t.index.is_empty());
         let tracks: Vec<_> = used.map(|t| (t.head.id, t.into_track())).collect();
@@ -167,8 +168,7 @@ impl Remaining {
         self.settled += u64::from(duration);
     }
 
-    /// What the fragments of a track have lost that is not declared is its reorder delay. A picture that is shown when it
-    /// is decoded tells it.
+    /// The fragments of a track that is not declared do not tell its reorder delay: as long as any picture needs it.
     fn into_track(mut self) -> Track {
         if let Some(duration) = self.last {
             self.index.durations.push(duration);

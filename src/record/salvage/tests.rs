@@ -10,6 +10,10 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 const PAGE_BYTES: usize = 4096;
@@ -51,13 +55,23 @@ fn vp9() -> String {
     video("vp9enc deadline=1 cpu-used=8 keyframe-max-dist=10 ! vp9parse", "video/x-vp9")
 }
 
-/// What `muxer`, fed by `sources`, writes until its end.
+/// What `muxer`, fed by `sources`, writes until its end. Sound waits for the first picture: an encoder's delay is not a
+/// late track.
 fn record(muxer: &str, sources: &[&str]) -> Vec<u8> {
+    record_late(muxer, sources, ("audio_0", 2))
+}
+
+/// As `record`; one pad waits until the others have got so many access units.
+fn record_late(muxer: &str, sources: &[&str], (late, after): (&str, usize)) -> Vec<u8> {
     gst::init().expect("GStreamer");
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("file");
     let launch = format!("{muxer} name=m ! filesink location={} {}", file.display(), sources.join(" "));
     let pipeline = gstreamer::parse::launch(&launch).expect(&launch);
+    // Other muxers wait by themselves, for all of their tracks.
+    if muxer.starts_with("reeldmp4mux") {
+        hold_back(&pipeline, late, after);
+    }
     pipeline.set_state(gstreamer::State::Playing).expect("playing");
     let types = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
     let bus = pipeline.bus().expect("a bus");
@@ -67,6 +81,28 @@ fn record(muxer: &str, sources: &[&str]) -> Vec<u8> {
     }
     pipeline.set_state(gstreamer::State::Null).expect("null");
     std::fs::read(&file).expect("the file")
+}
+
+fn hold_back(pipeline: &gstreamer::Element, late: &str, after: usize) {
+    let pipeline = pipeline.downcast_ref::<gstreamer::Bin>().expect("a pipeline");
+    let pads = pipeline.by_name("m").expect("a muxer").sink_pads();
+    let (Some(late), Some(first)) =
+        (pads.iter().find(|p| p.name() == late), pads.iter().find(|p| p.name() != late))
+    else {
+        return;
+    };
+    let types = gstreamer::PadProbeType::BLOCK | gstreamer::PadProbeType::BUFFER;
+    let gate = Mutex::new(late.add_probe(types, |_, _| gstreamer::PadProbeReturn::Ok));
+    let (late, seen) = (late.clone(), AtomicUsize::new(0));
+    first.add_probe(gstreamer::PadProbeType::BUFFER, move |_, _| {
+        if seen.fetch_add(1, Ordering::Relaxed) + 1 < after {
+            return gstreamer::PadProbeReturn::Ok;
+        }
+        if let Some(gate) = gate.lock().expect("no panic").take() {
+            late.remove_probe(gate);
+        }
+        gstreamer::PadProbeReturn::Remove
+    });
 }
 
 /// A file of its own with these bytes.

@@ -15,6 +15,8 @@ use crate::{
     wait::reached,
 };
 
+use super::Units;
+
 const PAGE: usize = 100;
 /// Recordings that may be under way at once, and more.
 const NEWEST: usize = 25;
@@ -49,25 +51,29 @@ pub fn decode_faults(file: &Path) -> Option<String> {
     (!fine).then(|| format!("{}: {}: {}", file.display(), output.status, said.trim()))
 }
 
-/// Compares catalog and disk again and again; what a file holds is looked at once.
+/// Compares catalog and disk again and again. What a file holds is looked at once, and a fault that stays is told once.
 #[derive(Debug, Default)]
 pub struct Auditor {
     checked: HashSet<PathBuf>,
+    told: HashSet<String>,
+    /// Recordings that will not end any more.
+    stuck: HashSet<String>,
 }
 
 impl Auditor {
     /// Waits until none of the newest recordings is under way and each of their parts' hooks has run; false after `limit`.
-    pub fn settle(house: &House, daemon: &Daemon, limit: Duration) -> bool {
+    pub fn settle(&self, house: &House, daemon: &Daemon, limit: Duration) -> bool {
         reached(limit, || {
             let newest = daemon.get(&format!("/api/v1/recordings?limit={NEWEST}"));
             let newest = newest["items"].as_array().expect("items");
             let is_final = |r: &Value| FINAL.contains(&r["status"].as_str().unwrap_or_default());
             let called: HashSet<_> = house.hook_calls().into_iter().map(|call| call.file).collect();
-            newest.iter().all(|r| is_final(r) && part_files(r).iter().all(|file| called.contains(file)))
+            let is_done = |r: &&Value| is_final(r) && part_files(r).iter().all(|file| called.contains(file));
+            newest.iter().all(|r| is_done(&r) || self.stuck.contains(&text(r, "id")))
         })
     }
 
-    /// What is wrong. Call it when nothing is being recorded.
+    /// What is wrong and was not told before. Call it when nothing is being recorded.
     pub fn faults(&mut self, house: &House, daemon: &Daemon) -> Vec<String> {
         let mut faults = Vec::new();
         let all = recordings(daemon);
@@ -75,11 +81,13 @@ impl Auditor {
         let mut known = HashSet::new();
         for recording in &all {
             if !FINAL.contains(&recording["status"].as_str().unwrap_or_default()) {
-                faults.push(format!("still {}: {recording}", recording["status"]));
+                self.stuck.insert(text(recording, "id"));
+                faults.push(format!("{} is still {}", recording["streamName"], recording["status"]));
             }
             for part in recording["parts"].as_array().expect("parts") {
                 let file = PathBuf::from(text(part, "file"));
                 if !called.contains(&file) {
+                    self.stuck.insert(text(recording, "id"));
                     faults.push(format!("{}: its hook was lost", file.display()));
                 }
                 if !known.insert(file.clone()) {
@@ -92,6 +100,7 @@ impl Auditor {
         }
         faults.extend(strangers(house, &known));
         faults.extend(self.contents(&all));
+        faults.retain(|fault| self.told.insert(fault.clone()));
         faults
     }
 
@@ -137,6 +146,7 @@ fn strangers(house: &House, known: &HashSet<PathBuf>) -> Vec<String> {
         let is_ours = match extension {
             "json" => known.contains(&real.with_extension("")),
             other if MEDIA.contains(&other) => known.contains(&real),
+            "part" => holds_nothing(&real),
             _ => false,
         };
         if !is_ours {
@@ -144,6 +154,12 @@ fn strangers(house: &House, known: &HashSet<PathBuf>) -> Vec<String> {
         }
     }
     strangers
+}
+
+/// A header without media is not thrown away, and nothing can be made of it. An empty file is.
+fn holds_nothing(part: &Path) -> bool {
+    let is_empty = fs::metadata(part).is_ok_and(|meta| meta.len() == 0);
+    !is_empty && Units::read(part).map_or(true, |units| units == Units::default())
 }
 
 /// SHA-256 of each file that can be read.

@@ -131,7 +131,9 @@ impl KillLab {
         let [subject, other] = names.map(|name| (self.publish(&daemon, &name), name));
         wait_until("so much is sent", SENT_IN_TIME, || subject.0.sent_ms() >= warm_up_ms);
         let (streams, sent_ms) = self.strike(stage, daemon, subject, other);
-        let unfinished = self.house.records(".part").len();
+        let of_kill = format!("/k{}", self.kills);
+        let unfinished =
+            self.house.records(".part").iter().filter(|f| f.to_string_lossy().contains(&of_kill)).count();
 
         if stage == Stage::Recovering {
             let again = self.house.start(&self.program);
@@ -140,7 +142,7 @@ impl KillLab {
         }
         let begin = Instant::now();
         let daemon = self.house.start(&self.program);
-        let settled = Auditor::settle(&self.house, &daemon, SETTLES);
+        let settled = self.auditor.settle(&self.house, &daemon, SETTLES);
         let settled_in = begin.elapsed();
         let mut faults = self.auditor.faults(&self.house, &daemon);
         if !settled {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -14,6 +15,7 @@ use serde_json::Value;
 use crate::{
     daemon::{Daemon, House},
     flv::Kind,
+    rtmp::RtmpError,
     wait::reached,
 };
 
@@ -45,8 +47,11 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Outcome {
     pub parts: usize,
+    /// Access units in the parts.
     pub video: u64,
     pub audio: u64,
+    /// Access units that were sent: video, audio.
+    pub sent: (u64, u64),
     pub samples: Vec<Sample>,
     pub faults: Vec<String>,
 }
@@ -93,9 +98,14 @@ pub fn run(program: &str, reel: &Arc<Reel>, plan: &Plan, mut report: impl FnMut(
             samples.push(sample);
         }
     }
-    let ends = encoders.into_iter().map(Encoder::stop).collect::<Vec<_>>();
-    finish(&house, &daemon, &mut count, ends);
-    Outcome { parts: count.parts, video: count.video, audio: count.audio, samples, faults: count.faults }
+    let ends = encoders.into_iter().map(|encoder| {
+        let first = encoder.first();
+        encoder.stop().map(|next| first..next)
+    });
+    let sent = ends.collect::<Vec<_>>();
+    finish(&house, &daemon, &mut count, sent);
+    let Count { parts, video, audio, sent, faults, .. } = count;
+    Outcome { parts, video, audio, sent, samples, faults }
 }
 
 /// The streams begin at different pictures, so that they are not all alike.
@@ -109,9 +119,9 @@ fn name_of(number: usize) -> String {
 }
 
 /// Waits for the last parts and compares what was sent in all.
-fn finish(house: &House, daemon: &Daemon, count: &mut Count, ends: Vec<Result<u64, crate::rtmp::RtmpError>>) {
+fn finish(house: &House, daemon: &Daemon, count: &mut Count, sent: Vec<Result<Range<u64>, RtmpError>>) {
     let completed = |r: &Value| r["status"] == "completed" && r["lost"]["frames"] == 0;
-    let streams = ends.len();
+    let streams = sent.len();
     let done = reached(ENDS_IN, || {
         count.take(house);
         let items = daemon.get("/api/v1/recordings?limit=1000&status=completed");
@@ -127,9 +137,9 @@ fn finish(house: &House, daemon: &Daemon, count: &mut Count, ends: Vec<Result<u6
             recording["streamName"], recording["status"], recording["lost"]
         ));
     }
-    for (number, end) in ends.into_iter().enumerate() {
-        match end {
-            Ok(next) => count.end(number, next),
+    for (number, sent) in sent.into_iter().enumerate() {
+        match sent {
+            Ok(units) => count.end(number, units),
             Err(error) => count.fault(format!("{}: {error}", name_of(number))),
         }
     }
@@ -142,6 +152,7 @@ pub struct Count {
     pub parts: usize,
     pub video: u64,
     pub audio: u64,
+    sent: (u64, u64),
     pub faults: Vec<String>,
 }
 
@@ -160,7 +171,7 @@ impl Count {
             audio: reel.count(Kind::Audio, first),
         };
         let streams = first.enumerate().map(|(number, first)| (name_of(number), position(first))).collect();
-        Self { reel: reel.clone(), streams, parts: 0, video: 0, audio: 0, faults: Vec::new() }
+        Self { reel: reel.clone(), streams, parts: 0, video: 0, audio: 0, sent: (0, 0), faults: Vec::new() }
     }
 
     fn fault(&mut self, fault: String) {
@@ -215,12 +226,15 @@ impl Count {
         wrong.map_or(Ok(()), Err)
     }
 
-    /// The stream's encoder sent everything before access unit `end`.
-    fn end(&mut self, number: usize, end: u64) {
+    /// The stream's encoder sent these access units.
+    fn end(&mut self, number: usize, units: Range<u64>) {
+        let sent = |kind| self.reel.count(kind, units.end) - self.reel.count(kind, units.start);
+        self.sent.0 += sent(Kind::Video);
+        self.sent.1 += sent(Kind::Audio);
         let name = name_of(number);
         let position = &self.streams[&name];
         for (kind, found) in [(Kind::Video, position.video), (Kind::Audio, position.audio)] {
-            let sent = self.reel.count(kind, end);
+            let sent = self.reel.count(kind, units.end);
             if found != sent {
                 self.fault(format!("{name}: {kind:?} up to {sent} sent, up to {found} in the parts"));
             }

@@ -31,8 +31,8 @@ use syntax::Judge;
 /// What was not synced when the power went is shorter: seconds of media, or what a stalled disk held up. Behind a longer
 /// rest there may be pictures: such a file is damaged within, and cutting it off would lose them.
 const MAX_CUT_BYTES: u64 = 512 << 20;
-/// A fragment without holes, but with something that is not an access unit in it, was not written by a lost page when
-/// more media follows: it is what the publisher sent.
+/// A fragment without a hole, but with something in it that is no access unit, may be what a power cut left. When more
+/// media than this follows, it was synced long before: it is what the publisher sent.
 const MAX_UNSYNCED_MS: u64 = 60_000;
 
 /// One thing that is done to the file.
@@ -152,8 +152,7 @@ impl Scan {
     }
 
     fn end_ms_of(&self, run: &Run) -> u64 {
-        let timescale =
-            self.remains.heads().find(|h| h.id == run.head.track).map_or(1, |h| h.timescale.into());
+        let timescale = self.remains.heads().find(|h| h.id == run.head.track).map_or(1, |h| h.timescale);
         let ticks: u64 = run.samples.iter().map(|s| u64::from(s.duration)).sum();
         let ms =
             u128::from(run.head.decode_time.saturating_add(ticks)) * 1000 / u128::from(1_u32.max(timescale));
@@ -190,19 +189,25 @@ fn has_ended(pages: &mut Pages, at: u64, moov: &[u8]) -> io::Result<bool> {
     Ok(tables(&bytes).is_some_and(|found| Some(found) == tables(moov)))
 }
 
-/// What a final `moov` says of each track: where its samples are, which are key frames, and of how many it tells times.
-fn tables(moov: &[u8]) -> Option<Vec<(Vec<&[u8]>, u64, u64)>> {
-    const WHERE: [&[u8; 4]; 4] = [b"stsz", b"stsc", b"stco", b"co64"];
+/// What a final `moov` says of a track: where its samples are, which are key frames, and of how many it tells times.
+#[derive(PartialEq, Eq)]
+struct Tables<'a> {
+    places: Vec<&'a [u8]>,
+    timed: u64,
+    composed: u64,
+}
+
+fn tables(moov: &[u8]) -> Option<Vec<Tables<'_>>> {
+    const PLACES: [&[u8; 4]; 5] = [b"stsz", b"stsc", b"stco", b"co64", b"stss"];
     let moov = child(moov, b"moov")?;
     let traks = children(moov).filter(|(kind, _)| kind == b"trak");
     let table = |(_, trak)| {
         let stbl = descendant(trak, &[b"mdia", b"minf", b"stbl"])?;
-        let mut of: Vec<_> = WHERE.iter().filter_map(|kind| child(stbl, kind)).collect();
-        of.extend(child(stbl, b"stss"));
-        let stts = counted(child(stbl, b"stts")?)?;
-        let ctts = child(stbl, b"ctts").map_or(Some(stts), counted)?;
+        let places = PLACES.iter().filter_map(|kind| child(stbl, kind)).collect();
+        let timed = counted(child(stbl, b"stts")?)?;
+        let composed = child(stbl, b"ctts").map_or(Some(timed), counted)?;
         child(stbl, b"stsd")?;
-        Some((of, stts, ctts))
+        Some(Tables { places, timed, composed })
     };
     traks.map(table).collect()
 }

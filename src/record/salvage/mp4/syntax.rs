@@ -162,7 +162,10 @@ impl Judge {
             (Syntax::H265 { .. }, _, 33) => h265_size(&set),
             _ => None,
         };
-        in_band.size = size.map(|(w, h)| in_band.size.map_or((w, h), |(w0, h0)| (w.max(w0), h.max(h0))));
+        if let Some((width, height)) = size {
+            let (w, h) = in_band.size.unwrap_or_default();
+            in_band.size = Some((width.max(w), height.max(h)));
+        }
         self.seen.retain(|(of, _)| *of != header);
         self.seen.push((header, set));
     }
