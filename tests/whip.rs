@@ -117,6 +117,26 @@ fn only_who_asks_is_recorded_and_one_kind_of_media_is_enough() {
     assert_eq!(daemon.recordings("quiet"), [] as [Value; 0]);
 }
 
+/// A browser sends a key frame when it is asked for one: without that a part would go on for minutes.
+#[test]
+fn a_browser_is_asked_for_a_key_frame_at_each_seam() {
+    let house = House::new(&format!("{POLICY}record_rotation=2\n"), "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let publish = Publish::av(Codec::H264);
+    let sent = publish_for(&browser, &daemon, "seams?record=true", &publish, Duration::from_secs(9));
+    let recording = daemon.completed("seams");
+    let parts = recording["parts"].as_array().expect("parts");
+    assert!(parts.len() >= 4, "{recording:#}");
+    for part in &parts[..parts.len() - 1] {
+        let length_ms = part["durationMs"].as_u64().expect("a duration");
+        assert!((1_950..2_900).contains(&length_ms), "{recording:#}");
+    }
+    let pictures: usize =
+        parts.iter().map(|part| decode(Path::new(part["file"].as_str().expect("a file")))).sum();
+    assert!(pictures + 1 >= count(&sent["video"], "framesSent"), "{pictures} of {sent:#}");
+}
+
 /// What is lost is asked for again (NACK, RTX) within the jitter buffer's time. At first feedback came seconds late, and a
 /// quarter of the pictures was missing.
 #[test]

@@ -452,3 +452,6 @@ fn request_pad(mux: &gst::Element, caps: &gst::Caps) -> Option<gst::Pad> {
     };
     templates.iter().find(fits).and_then(|t| mux.request_pad(t, None, Some(caps)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -321,3 +321,39 @@ fn strip_temporal_delimiter(buffer: &mut gst::Buffer) {
         *buffer = rest;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn syncs(list: &gst::BufferList) -> bool {
+        list.iter().any(|b| b.flags().contains(gst::BufferFlags::SYNC_AFTER))
+    }
+
+    /// The fragments were hidden behind one `mdat` before the index was on the disk: a power cut in between left neither.
+    #[test]
+    fn the_index_is_synced_before_the_fragments_are_hidden_and_nothing_else_is() {
+        gst::init().expect("GStreamer");
+        let caps: gst::Caps =
+            "audio/x-opus,rate=48000,channels=2,channel-mapping-family=0".parse().expect("caps");
+        let mut muxer = Muxer::new(400);
+        let slot = muxer.add("audio_0", false).expect("a slot");
+        muxer.set_format(slot, Format::from_caps(&caps).expect("Opus")).expect("taken");
+        for n in 0..100 {
+            let at = Some(n * 20_000_000);
+            let buffer = gst::Buffer::from_mut_slice(vec![1; 10]);
+            let unit =
+                AccessUnit { pts_ns: at, dts_ns: at, duration_ns: Some(20_000_000), sync: true, buffer };
+            muxer.push(slot, unit).expect("taken");
+        }
+        muxer.end(slot, true);
+        let pieces: Vec<_> = std::iter::from_fn(|| muxer.next_piece()).collect();
+        let [fragments @ .., Piece::Append(index), Piece::Overwrite { buffer, .. }, Piece::End] = &pieces[..]
+        else {
+            panic!("{} pieces", pieces.len());
+        };
+        assert!(syncs(index) && !buffer.flags().contains(gst::BufferFlags::SYNC_AFTER));
+        assert!(fragments.len() >= 4);
+        assert!(fragments.iter().all(|p| matches!(p, Piece::Append(list) if !syncs(list))));
+    }
+}
