@@ -243,7 +243,8 @@ fn adopt_part(storage: &Storage, name: &str, make_whole: MakeWhole) -> Result<Op
         return Ok(None);
     }
     let (stem, extension) = split(name.strip_suffix(".part").unwrap_or(name));
-    let unfinished = Unfinished { file: &file, number: 1, changed: look.changed(), started_at: None };
+    let unfinished =
+        Unfinished { file: &file, number: 1, changed: look.changed(), started_at: None, recording: None };
     let identity = |started_at| stranger(stem, extension, started_at);
     let Some((identity, part)) = salvage(storage, &unfinished, make_whole, identity)? else {
         return Err("it is not known how to finish it, or nothing in it can be played".into());

@@ -238,7 +238,7 @@ impl Library {
         let file = writing.file.clone();
         let salvage = move || {
             let Writing { ref file, number, started_at, .. } = writing;
-            let unfinished = Unfinished { file, number, changed, started_at };
+            let unfinished = Unfinished { file, number, changed, started_at, recording: Some(&recording) };
             salvage(&storage, &unfinished, make_whole, |_| Identity::from(&recording))
         };
         let made = tokio::task::spawn_blocking(salvage).await.map_err(|e| e.to_string()).flatten();
