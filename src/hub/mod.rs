@@ -10,6 +10,7 @@ mod ring;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod wall;
 
 pub use preroll::{PrerollGiven, PrerollRule};
 pub use publisher::Publisher;

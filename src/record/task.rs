@@ -377,7 +377,8 @@ impl Task {
         }
         let stream_ns = gap.at_ms.saturating_mul(1_000_000);
         let at_ms = self.clock.media_ns(stream_ns) / 1_000_000;
-        self.note(Gap { at_ms, at: Some(self.source.stream.wall_time(stream_ns)), ..gap });
+        let at = gap.at.unwrap_or_else(|| self.source.stream.wall_time(stream_ns));
+        self.note(Gap { at_ms, at: Some(at), ..gap });
     }
 
     /// `gap.at_ms`: media time.
