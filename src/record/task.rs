@@ -23,7 +23,7 @@ use crate::{
     library::{RecordingId, Storage},
     media::{Frame, Gap, GapKind, MediaKind, Tracks},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use parts::Closing;
 use sources::Next;
 use std::{
@@ -239,7 +239,7 @@ impl Task {
             }
             Item::Gap(gap) => {
                 let overflow = gap.kind == GapKind::Overflow;
-                self.note_of_stream(gap);
+                self.note_of_stream(gap, now);
                 if overflow {
                     self.input(Input::Overflow, None, now);
                 }
@@ -351,6 +351,7 @@ impl Task {
         let written = self.written();
         self.clock.go_on(written, &frame);
         let first_ns = frame.pts_ns();
+        let seam = self.left_out.is_some_and(|l| self.rotation.has_seam_between(l.since, wall));
         let at_ms = self.clock.media_ns(first_ns) / 1_000_000;
         let gap = self.left_out.take().map(|LeftOut { kind, since }| {
             let by_ms = (wall - since).num_milliseconds().max(0);
@@ -358,6 +359,12 @@ impl Task {
         });
         self.tell(Entry::WentOn);
         self.held.retain(|f| f.pts_ns() >= first_ns);
+        if seam {
+            // What is held comes after it.
+            let held = std::mem::take(&mut self.held);
+            self.close(now);
+            self.held = held;
+        }
         if self.part.is_none() {
             self.open(frame, now);
             // Behind the opening: the manifest of the part that it stands before tells it.
@@ -371,14 +378,22 @@ impl Task {
     }
 
     /// `gap.at_ms`: running time of the stream.
-    fn note_of_stream(&mut self, gap: Gap) {
+    fn note_of_stream(&mut self, gap: Gap, now: Duration) {
         if self.state.is_left_out() {
             return;
         }
         let stream_ns = gap.at_ms.saturating_mul(1_000_000);
         let at_ms = self.clock.media_ns(stream_ns) / 1_000_000;
         let at = gap.at.unwrap_or_else(|| self.source.stream.wall_time(stream_ns));
+        let away = (gap.kind == GapKind::Reconnect).then_some(gap.by_ms);
         self.note(Gap { at_ms, at: Some(at), ..gap });
+        let back = away.and_then(TimeDelta::try_milliseconds).and_then(|away| at.checked_add_signed(away));
+        if let Some(back) = back.filter(|_| self.part.is_some()) {
+            match self.rotation.has_seam_between(at, back) {
+                true => self.input(Input::Rotate, None, now),
+                false => self.set_due(stream_ns, back),
+            }
+        }
     }
 
     /// `gap.at_ms`: media time.

@@ -4,10 +4,10 @@
 use super::rig::*;
 use chrono::{TimeDelta, Utc};
 use reeld::{
-    config::Rotation,
+    config::{Rotation, RotationAlign},
     hub::{EndReason, Publisher, Publishing},
     library::{Part, Recording, Status},
-    media::{Codec, Frame, GapKind, Track},
+    media::{Codec, Frame, Gap, GapKind, Track},
     record::{Refusal, Running, Source},
 };
 use std::{
@@ -179,6 +179,34 @@ fn a_publisher_who_comes_back_goes_on_in_the_same_file() {
         let recording = rig.end(publisher, running);
         let what = format!("{formats} {:?}", audio.codec);
         assert_same_file(&recording, 4 * sent(&frames).0, GapKind::Reconnect, &what);
+    }
+}
+
+/// Parts went on past the seam that lay in the time without media, up to the one after it.
+#[test]
+fn on_the_grid_of_the_clock_no_part_spans_a_seam_in_a_pause_or_an_absence() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let mut rig = rig("h264-mp4");
+    let policy = Arc::make_mut(&mut rig.policy);
+    (policy.rotation, policy.rotation_align) = (every(DAY_MS / 1000), RotationAlign::Clock);
+    let h264 = video(Codec::H264, H264, (320, 180));
+    let (mut publisher, mut running) = rig.publish(&[h264.track(0)]);
+    publish(&mut publisher, &running, &h264.frames(0, 0));
+    rig.runtime.block_on(running.pause()).expect("it can be paused");
+    resume(&rig, &mut publisher, &running, h264.frames(0, DAY_MS));
+    let at_ms = ORIGIN_MS + DAY_MS + 4_000;
+    let by_ms = DAY_MS as i64;
+    let away = Gap { kind: GapKind::Reconnect, at_ms, by_ms, at: None, frames: 0, packets: 0 };
+    publisher.gap(away);
+    publish(&mut publisher, &running, &h264.frames(0, DAY_MS + 4_000));
+    let recording = rig.end(publisher, running);
+    assert_eq!(recording.parts.iter().map(counts).collect::<Vec<_>>(), [(120, 0); 3], "{recording:#?}");
+    let starts: Vec<_> = recording.parts.iter().map(|p| p.started_at.timestamp_millis()).collect();
+    for (begins, before) in starts[1..].iter().zip(&starts) {
+        assert!(
+            (begins - before).abs_diff(by_ms + if before == &starts[0] { 0 } else { 4_000 }) < 100,
+            "{starts:?}"
+        );
     }
 }
 
