@@ -10,7 +10,7 @@ use crate::{
     control::{Addresses, Control, Facts},
     deliver::{Deliveries, HookSettings},
     gst,
-    hub::{Hub, PrerollRule, Publishing},
+    hub::{Hub, PrerollRule, Publishing, QueueRule},
     ingest::tls::TlsError,
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
     record::{self, Recorder, make_whole},
@@ -132,7 +132,11 @@ impl App {
             always: first.policy.preroll,
             memory_bytes: config.limits.preroll_memory_bytes,
         };
-        let (hub, publishing) = Hub::new(config.limits.recorder_queue_bytes as usize, preroll);
+        let queues = QueueRule {
+            each_bytes: config.limits.recorder_queue_bytes as usize,
+            all_bytes: config.limits.recorder_memory_bytes,
+        };
+        let (hub, publishing) = Hub::new(queues, preroll);
 
         let listeners = Listeners::bind(&config).await?;
         let http_listener = ways_in::listen("http", config.listen.http).await?;

@@ -65,6 +65,7 @@ pub(super) fn limits(config: &DaemonConfig) -> LimitsInfo {
         hook_timeout_ms: ms(limits.hook_timeout),
         hook_concurrency: limits.hook_concurrency,
         recorder_queue_bytes: limits.recorder_queue_bytes,
+        recorder_memory_bytes: limits.recorder_memory_bytes,
         preroll_ms: ms(limits.preroll),
         preroll_memory_bytes: limits.preroll_memory_bytes,
         max_part_duration_ms: ms(limits.max_part_duration),
@@ -87,8 +88,10 @@ pub(super) fn metrics(
     };
     add_syncs(&mut metrics, &syncs);
     let (server, refusing) = (rtmp.clone(), rtmp.clone());
-    let (preroll, short) = (hub.clone(), hub.clone());
+    let (preroll, short, queued) = (hub.clone(), hub.clone(), hub.clone());
     metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
+    metrics
+        .gauge("recorder_queued_bytes", "What recorders have not taken yet.", move || queued.queued_bytes());
     metrics.gauge("preroll_bytes", "Memory of what is kept for pre-roll.", move || preroll.preroll_bytes());
     metrics.counter("preroll_shortages", "Streams whose pre-roll was cut: preroll_memory.", move || {
         short.preroll_shortages()

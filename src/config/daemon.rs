@@ -31,6 +31,7 @@ const KNOWN: &Known = &[
             "connect_timeout",
             "max_sources",
             "preroll",
+            "recorder_memory",
             "preroll_memory",
             "max_part_duration",
             "allow_sources",
@@ -102,6 +103,8 @@ pub struct Limits {
     pub max_message_bytes: u64,
     /// Bytes a recorder may fall behind its stream.
     pub recorder_queue_bytes: u64,
+    /// Bytes that all recorders together may fall behind.
+    pub recorder_memory_bytes: u64,
     /// Time a WebRTC publisher has from its offer to its first packet, and a pulled source from connect to PLAY.
     pub connect_timeout: Duration,
     /// Pulled sources at the same time.
@@ -132,6 +135,7 @@ impl Default for Limits {
             max_connections: 1000,
             max_message_bytes: 8 * MIB,
             recorder_queue_bytes: 32 * MIB,
+            recorder_memory_bytes: GIB,
             connect_timeout: 15 * SECOND,
             max_sources: 1000,
             preroll: 30 * SECOND,
@@ -241,6 +245,7 @@ fn limits(settings: &mut Settings) -> Limits {
         preroll_memory_bytes: bytes("preroll_memory", default.preroll_memory_bytes, MIB..=64 * GIB),
         max_part_duration,
         recorder_queue_bytes: bytes("recorder_queue", default.recorder_queue_bytes, MIB..=4 * GIB),
+        recorder_memory_bytes: bytes("recorder_memory", default.recorder_memory_bytes, MIB..=1024 * GIB),
     }
 }
 
@@ -260,12 +265,20 @@ fn cross_check(settings: &mut Settings, config: &DaemonConfig) {
         let line = settings.line_of("listen", "rtmps");
         settings.error(line, "rtmps needs a certificate; write [tls] with certificate and key".into());
     }
-    let Limits { max_message_bytes, recorder_queue_bytes, preroll_memory_bytes, .. } = config.limits;
+    let Limits {
+        max_message_bytes, recorder_queue_bytes, recorder_memory_bytes, preroll_memory_bytes, ..
+    } = config.limits;
     if recorder_queue_bytes < max_message_bytes {
         let line =
             settings.line_of("limits", "recorder_queue").max(settings.line_of("limits", "max_message_size"));
         let what =
             "recorder_queue is smaller than max_message_size, so one frame can overflow it; make it larger";
+        settings.error(line, what.into());
+    }
+    if recorder_memory_bytes < recorder_queue_bytes {
+        let line =
+            settings.line_of("limits", "recorder_memory").max(settings.line_of("limits", "recorder_queue"));
+        let what = "recorder_memory is smaller than recorder_queue, so that no recorder can use its own; make it larger";
         settings.error(line, what.into());
     }
     if preroll_memory_bytes < max_message_bytes {

@@ -150,6 +150,7 @@ pub struct LimitsInfo {
     pub hook_timeout_ms: u64,
     pub hook_concurrency: usize,
     pub recorder_queue_bytes: u64,
+    pub recorder_memory_bytes: u64,
     /// The longest pre-roll that a start may ask for, unless `record_preroll` is longer.
     pub preroll_ms: u64,
     pub preroll_memory_bytes: u64,

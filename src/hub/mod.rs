@@ -3,6 +3,7 @@
 //! Lock order: registry < stream < queue, and never two streams. No lock is held across I/O, an `.await` or a GStreamer call.
 
 mod gop;
+mod memory;
 mod preroll;
 mod publisher;
 mod queue;
@@ -12,12 +13,14 @@ mod stream;
 mod tests;
 mod wall;
 
+pub use memory::QueueRule;
 pub use preroll::{PrerollGiven, PrerollRule};
 pub use publisher::Publisher;
 pub use queue::{Item, Subscriber};
 pub use stream::{Announce, EndReason, Stream, StreamSnapshot};
 
 use crate::media::{MediaSessionId, RoomName, StreamName};
+use memory::QueueMemory;
 use preroll::{Budget, Share};
 use std::{
     collections::HashMap,
@@ -50,6 +53,7 @@ struct Inner {
     publishing: mpsc::Sender<Publishing>,
     /// How many bytes a subscriber may fall behind.
     queue_bytes: usize,
+    queues: Arc<QueueMemory>,
     preroll: Arc<Budget>,
 }
 
@@ -66,15 +70,17 @@ struct Registry {
 const PUBLISHING_BACKLOG: usize = 64;
 
 impl Hub {
-    /// `queue_bytes`: how many bytes a subscriber may fall behind before frames are left out for it.
+    /// `queues`: how many bytes subscribers may fall behind before frames are left out for them.
     /// `preroll`: what is kept of the past beyond each stream's current group of pictures.
     /// The receiver gets every stream as it starts publishing and must be read.
-    pub fn new(queue_bytes: usize, preroll: PrerollRule) -> (Self, mpsc::Receiver<Publishing>) {
+    pub fn new(queues: impl Into<QueueRule>, preroll: PrerollRule) -> (Self, mpsc::Receiver<Publishing>) {
+        let queues = queues.into();
         let (publishing, receiver) = mpsc::channel(PUBLISHING_BACKLOG);
         let inner = Inner {
             registry: Mutex::default(),
             publishing,
-            queue_bytes,
+            queue_bytes: queues.each_bytes,
+            queues: Arc::new(QueueMemory::new(queues)),
             preroll: Arc::new(Budget::new(preroll)),
         };
         (Self { inner: Arc::new(inner) }, receiver)
@@ -87,7 +93,11 @@ impl Hub {
         if let Some(live) = registry.by_name.get(&key).and_then(|id| registry.by_id.get(id)) {
             return Err(HubError::NameTaken { room: key.0, name: key.1, by: live.announce().remote });
         }
-        let stream = Arc::new(Stream::new(announce, Share::new(self.inner.preroll.clone())));
+        let stream = Arc::new(Stream::new(
+            announce,
+            Share::new(self.inner.preroll.clone()),
+            self.inner.queues.clone(),
+        ));
         registry.by_name.insert(key, stream.id());
         registry.by_id.insert(stream.id(), stream.clone());
         drop(registry);
@@ -112,6 +122,11 @@ impl Hub {
     /// What is kept of all streams from their next access unit on, in place of [`PrerollRule::always`].
     pub fn set_preroll_always(&self, always: Duration) {
         self.inner.preroll.set_always(always);
+    }
+
+    /// What all subscribers together have not taken yet, bytes.
+    pub fn queued_bytes(&self) -> u64 {
+        self.inner.queues.used_bytes()
     }
 
     /// Memory that the past beyond the current groups of pictures takes, bytes.

@@ -1,4 +1,4 @@
-use super::EndReason;
+use super::{EndReason, memory::QueueMemory};
 use crate::media::{Frame, Gap, GapKind, Tracks};
 use std::{
     collections::VecDeque,
@@ -27,6 +27,7 @@ pub(super) struct Queue {
     state: Mutex<QueueState>,
     attention: OnceLock<Box<dyn Fn() + Send + Sync>>,
     max_bytes: usize,
+    memory: Arc<QueueMemory>,
 }
 
 #[derive(Default)]
@@ -47,9 +48,10 @@ struct Overflow {
 
 impl Subscriber {
     /// `first`: what the subscription begins with; it counts nothing against `max_bytes`.
-    pub(super) fn new(max_bytes: usize, first: VecDeque<Item>) -> Self {
+    pub(super) fn new(max_bytes: usize, first: VecDeque<Item>, memory: Arc<QueueMemory>) -> Self {
+        memory.join();
         let state = QueueState { items: first, ..QueueState::default() };
-        let queue = Queue { state: Mutex::new(state), attention: OnceLock::new(), max_bytes };
+        let queue = Queue { state: Mutex::new(state), attention: OnceLock::new(), max_bytes, memory };
         Self { queue: Arc::new(queue) }
     }
 
@@ -60,7 +62,7 @@ impl Subscriber {
     /// Moves everything queued to the end of `into`. Never waits.
     pub fn drain(&self, into: &mut VecDeque<Item>) {
         let mut state = self.queue.lock();
-        state.bytes = 0;
+        self.queue.memory.changed(std::mem::take(&mut state.bytes), 0);
         if into.is_empty() {
             std::mem::swap(&mut state.items, into);
         } else {
@@ -90,6 +92,8 @@ impl Drop for Subscriber {
         let mut state = self.queue.lock();
         state.detached = true;
         state.items.clear();
+        self.queue.memory.changed(std::mem::take(&mut state.bytes), 0);
+        self.queue.memory.leave();
     }
 }
 
@@ -103,6 +107,7 @@ impl Queue {
     /// False when the consumer is gone.
     pub fn push_frame(&self, frame: &Frame, video: bool, has_video: bool) -> bool {
         let size = frame.cost_bytes();
+        let max_bytes = self.memory.allowed(self.max_bytes);
         let mut state = self.lock();
         if state.detached {
             return false;
@@ -110,20 +115,21 @@ impl Queue {
         if let Some(overflow) = &mut state.overflow {
             overflow.frames += 1;
             let restart = frame.is_key() && (video || !has_video);
-            if !restart || state.bytes + size > self.max_bytes / 2 {
+            if !restart || state.bytes + size > max_bytes / 2 {
                 return true;
             }
             if let Some(mut overflow) = state.overflow.take() {
                 let tracks = overflow.tracks.take();
-                tracks.into_iter().for_each(|tracks| state.set_tracks(tracks));
+                tracks.into_iter().for_each(|tracks| self.set_tracks(&mut state, tracks));
                 state.items.push_back(Item::Gap(overflow.into_gap(frame.dts_ns())));
             }
-        } else if state.bytes + size > self.max_bytes {
+        } else if state.bytes + size > max_bytes {
             state.overflow = Some(Overflow { from_ns: frame.dts_ns(), frames: 1, tracks: None });
             return true;
         }
         let before = state.bytes;
         state.bytes += size;
+        self.memory.changed(before, state.bytes);
         let half_full = before <= self.max_bytes / 2 && state.bytes > self.max_bytes / 2;
         state.items.push_back(Item::Frame(frame.clone()));
         drop(state);
@@ -147,7 +153,7 @@ impl Queue {
                 .push_back(Item::Gap(Overflow { frames: overflow.frames + 1, ..overflow }.into_gap(until)));
         }
         match item {
-            Item::Tracks(tracks) => state.set_tracks(tracks),
+            Item::Tracks(tracks) => self.set_tracks(&mut state, tracks),
             item => state.items.push_back(item),
         }
         drop(state);
@@ -155,6 +161,12 @@ impl Queue {
             self.call_attention();
         }
         true
+    }
+
+    fn set_tracks(&self, state: &mut QueueState, tracks: Tracks) {
+        let before = state.bytes;
+        state.set_tracks(tracks);
+        self.memory.changed(before, state.bytes);
     }
 
     fn call_attention(&self) {
@@ -199,8 +211,13 @@ impl Overflow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::QueueRule;
     use crate::hub::stream::tests::{A, V, av_tracks, frame, with_video_caps};
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn memory() -> Arc<QueueMemory> {
+        Arc::new(QueueMemory::new(QueueRule::from(0)))
+    }
 
     /// What a frame of `sized` counts.
     const SIZE: usize = 612;
@@ -228,7 +245,7 @@ mod tests {
 
     #[test]
     fn overflow_leaves_out_whole_groups_and_says_so() {
-        let subscriber = Subscriber::new(3 * SIZE, VecDeque::new());
+        let subscriber = Subscriber::new(3 * SIZE, VecDeque::new(), memory());
         let queue = subscriber.queue();
         for (ms, key) in [(0, true), (40, false), (80, false), (120, false), (160, true)] {
             queue.push_frame(&sized(V, ms, key), true, true);
@@ -246,7 +263,7 @@ mod tests {
     fn tracks_that_change_all_the_time_fill_no_more_than_the_queue() {
         let tracks = [av_tracks(), with_video_caps("video/x-h264,width=640")];
         let cost = tracks[0].cost_bytes();
-        let subscriber = Subscriber::new(4 * (SIZE + cost), VecDeque::new());
+        let subscriber = Subscriber::new(4 * (SIZE + cost), VecDeque::new(), memory());
         let queue = subscriber.queue();
         for n in 0..100 {
             queue.push_item(Item::Tracks(tracks[n % 2].clone()));
@@ -268,7 +285,7 @@ mod tests {
 
     #[test]
     fn frames_lost_right_before_the_end_are_told() {
-        let subscriber = Subscriber::new(SIZE, VecDeque::new());
+        let subscriber = Subscriber::new(SIZE, VecDeque::new(), memory());
         let queue = subscriber.queue();
         queue.push_frame(&sized(V, 0, true), true, true);
         queue.push_frame(&sized(V, 40, false), true, true);
@@ -278,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_consumer_is_called_when_half_full_and_at_the_end() {
-        let subscriber = Subscriber::new(3 * SIZE, VecDeque::new());
+        let subscriber = Subscriber::new(3 * SIZE, VecDeque::new(), memory());
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
         subscriber.on_attention(move || {
@@ -296,12 +313,51 @@ mod tests {
     fn what_it_begins_with_counts_nothing_even_when_other_tracks_take_its_place() {
         let tracks = [av_tracks(), with_video_caps("video/x-h264,width=640")];
         let first = VecDeque::from([Item::Tracks(tracks[0].clone())]);
-        let subscriber = Subscriber::new(tracks[1].cost_bytes() + 2 * SIZE, first);
+        let subscriber = Subscriber::new(tracks[1].cost_bytes() + 2 * SIZE, first, memory());
         let queue = subscriber.queue();
         queue.push_item(Item::Tracks(tracks[1].clone()));
         for ms in 0..3 {
             queue.push_frame(&sized(V, ms, ms == 0), true, true);
         }
         assert_eq!(drain(&subscriber), ["tracks", "0:0", "0:1"]);
+    }
+
+    /// A disk that stands still fills every queue: 500 recordings with 32 MiB each were 16 GB.
+    #[test]
+    fn all_queues_together_are_bounded() {
+        let cost = frame(V, 0, true).cost_bytes();
+        let rule = QueueRule { each_bytes: 100 * cost, all_bytes: 40 * cost as u64 };
+        let memory = Arc::new(QueueMemory::new(rule));
+        let subscriber = || Subscriber::new(rule.each_bytes, VecDeque::new(), memory.clone());
+        let both = [subscriber(), subscriber()];
+        for n in 0..60 {
+            both.iter().for_each(|s| {
+                s.queue().push_frame(&frame(V, n, true), true, true);
+            });
+        }
+        assert!((40..=42).contains(&(memory.used_bytes() / cost as u64)), "{}", memory.used_bytes());
+        let drained = |subscriber: &Subscriber| {
+            let mut items = VecDeque::new();
+            subscriber.drain(&mut items);
+            items
+        };
+        let frames = |items: &VecDeque<Item>| items.iter().filter(|i| matches!(i, Item::Frame(_))).count();
+        assert_eq!(both.each_ref().map(drained).map(|items| frames(&items)).iter().sum::<usize>() / 2, 20);
+        assert_eq!(memory.used_bytes(), 0);
+        both.iter().for_each(|s| {
+            s.queue().push_frame(&frame(V, 100, true), true, true);
+        });
+        let after = drained(&both[0]);
+        assert!(
+            matches!(after[0], Item::Gap(Gap { kind: GapKind::Overflow, frames: 39.., .. })),
+            "{after:?}"
+        );
+        // One that falls behind alone may have all of its own.
+        drop(both);
+        let alone = subscriber();
+        (0..39).for_each(|n| {
+            alone.queue().push_frame(&frame(V, n, true), true, true);
+        });
+        assert_eq!(frames(&drained(&alone)), 39);
     }
 }

@@ -1,4 +1,5 @@
 use super::{
+    memory::QueueMemory,
     preroll::{PrerollGiven, Share, nanos},
     queue::{Item, Queue, Subscriber},
     ring::GopRing,
@@ -65,6 +66,7 @@ pub(super) struct State {
     pub ended: Option<EndReason>,
     pub ring: GopRing,
     pub subscribers: Vec<Arc<Queue>>,
+    queues: Arc<QueueMemory>,
     pub frames: u64,
     pub bytes: u64,
     /// By the arrival of its first access unit.
@@ -94,13 +96,13 @@ pub struct StreamSnapshot {
 }
 
 impl Stream {
-    pub(super) fn new(announce: Announce, share: Share) -> Self {
+    pub(super) fn new(announce: Announce, share: Share, queues: Arc<QueueMemory>) -> Self {
         let share = Arc::new(share);
         Self {
             id: MediaSessionId::random(),
             announce,
             created_at: Utc::now(),
-            state: Mutex::new(State::new(GopRing::new(share.clone()))),
+            state: Mutex::new(State::new(GopRing::new(share.clone()), queues)),
             share,
             kicked: CancellationToken::new(),
             key_frame_wanted: AtomicBool::new(false),
@@ -229,13 +231,14 @@ impl Stream {
 }
 
 impl State {
-    fn new(ring: GopRing) -> Self {
+    fn new(ring: GopRing, queues: Arc<QueueMemory>) -> Self {
         Self {
             tracks: Tracks::default(),
             settled: false,
             ended: None,
             ring,
             subscribers: Vec::new(),
+            queues,
             frames: 0,
             bytes: 0,
             wall: WallClock::default(),
@@ -247,7 +250,7 @@ impl State {
     }
 
     fn subscriber(&mut self, max_bytes: usize, first: VecDeque<Item>) -> Subscriber {
-        let subscriber = Subscriber::new(max_bytes, first);
+        let subscriber = Subscriber::new(max_bytes, first, self.queues.clone());
         self.subscribers.push(subscriber.queue());
         subscriber
     }

@@ -56,6 +56,7 @@ fn each_key_sets_its_field() {
         max_connections = 5
         max_message_size = 65536
         recorder_queue = "1.5 GiB"
+        recorder_memory = "3 GiB"
         connect_timeout = "20s"
         max_sources = 7
         preroll = "1m"
@@ -88,6 +89,7 @@ fn each_key_sets_its_field() {
         max_connections: 5,
         max_message_bytes: 65536,
         recorder_queue_bytes: 1536 * MIB,
+        recorder_memory_bytes: 3 * GIB,
         connect_timeout: 20 * SECOND,
         max_sources: 7,
         preroll: MINUTE,
@@ -255,6 +257,10 @@ fn a_mistake_says_what_to_write_instead() {
         (
             "[limits]\nrecorder_queue = \"lots\"",
             "2: recorder_queue: \"lots\" is not a size; write a size from \"1.0 MiB\" to \"4.0 GiB\", like \"8MiB\"",
+        ),
+        (
+            "[limits]\nrecorder_memory = \"16MiB\"",
+            "2: recorder_memory is smaller than recorder_queue, so that no recorder can use its own; make it larger",
         ),
         (
             "[limits]\nrecorder_queue = \"1MiB\"",
