@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_time_without_media_may_hold_a_seam() {
-        let at = |ms| DateTime::from_timestamp_millis(1_700_000_040_000 + ms).expect("a time");
+        let at = |ms: i64| DateTime::from_timestamp_millis(1_700_000_040_000 + ms).expect("a time");
         let (clock, start) = (rule(every(60), RotationAlign::Clock), rule(every(60), RotationAlign::Start));
         for (from_ms, to_ms, seam) in [
             (1_000, 59_000, false),
