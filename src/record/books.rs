@@ -162,6 +162,8 @@ impl Losses {
 }
 
 pub(super) struct Books {
+    /// What never changes of it. The whole recording grows with its parts: it is not copied for each of them.
+    pub identity: Identity,
     pub library: Library,
     pub hook: Option<PathBuf>,
     pub progress: watch::Sender<Progress>,
@@ -190,7 +192,7 @@ impl Books {
         finishing: &mut Finishing,
     ) -> (Option<String>, Option<String>) {
         let recording = self.progress.borrow().recording.clone();
-        log_failure(&recording, "begin", self.library.begin(&recording).await);
+        self.log_failure("begin", self.library.begin(&recording).await);
         let mut losses = Losses::default();
         loop {
             let entry = match tokio::time::timeout(losses.due_in(), entries.recv()).await {
@@ -234,12 +236,8 @@ impl Books {
     }
 
     async fn note_lost(&self) {
-        let recording = self.progress.borrow().recording.clone();
-        log_failure(
-            &recording,
-            "note what is lost of",
-            self.library.note_lost(&recording.id, &recording.lost).await,
-        );
+        let lost = self.progress.borrow().recording.lost.clone();
+        self.log_failure("note what is lost of", self.library.note_lost(&self.identity.id, &lost).await);
     }
 
     fn change(&self, change: impl FnOnce(&mut Recording)) {
@@ -251,42 +249,37 @@ impl Books {
             p.file_name = Some(name);
             p.parts_opened = number;
         });
-        let recording = self.progress.borrow().recording.clone();
-        log_failure(
-            &recording,
-            "note the part of",
-            self.library.begin_part(&recording.id, number, path, started_at).await,
-        );
+        let begun = self.library.begin_part(&self.identity.id, number, path, started_at).await;
+        self.log_failure("note the part of", begun);
         self.advance(Status::Recording).await;
     }
 
     async fn advance(&self, status: Status) {
-        let recording = self.progress.borrow().recording.clone();
-        if recording.status < status {
+        let now = self.progress.borrow().recording.status;
+        if now < status {
             self.set_status(status).await;
         }
     }
 
     async fn set_status(&self, status: Status) {
-        let recording = self.progress.borrow().recording.clone();
-        if recording.status == status {
+        if self.progress.borrow().recording.status == status {
             return;
         }
         self.change(|r| r.status = status);
-        log_failure(&recording, "update", self.library.update_status(&recording.id, status).await);
+        self.log_failure("update", self.library.update_status(&self.identity.id, status).await);
     }
 
     /// 1. end of stream into the muxer, which writes its index; 2. to 8. as in `library::Storage::finish`;
     /// 9. one transaction: the part and its deliveries; 10. deliver.
     async fn finish_part(&self, part: ClosedPart) -> Result<(), String> {
-        let recording = self.progress.borrow().recording.clone();
-        let (library, identity) = (self.library.clone(), Identity::from(&recording));
+        let id = self.identity.id;
+        let (library, identity) = (self.library.clone(), self.identity.clone());
         let number = part.number;
         let finish = move || finish_file(&library, &identity, part);
         let finished =
             tokio::task::spawn_blocking(finish).await.map_err(|e| format!("finishing a file: {e}"))?;
-        let Some(part) = finished.inspect_err(|e| log_error(&recording, e))? else {
-            log_failure(&recording, "drop a part of", self.library.discard_part(&recording.id, number).await);
+        let Some(part) = finished.inspect_err(|e| self.log_error(e))? else {
+            self.log_failure("drop a part of", self.library.discard_part(&id, number).await);
             return Ok(());
         };
         let delivery = self.hook.as_ref().map(|_| PartDelivery {
@@ -296,8 +289,8 @@ impl Books {
             attempts: 0,
         });
         let hook = self.hook.clone().map(|script| HookJob { script, status: Status::Completed });
-        let committed = self.commit(&recording, &part, hook).await;
-        tracing::info!(recording = %recording.id, file = %part.file.display(), size = part.size, "finished");
+        let committed = self.commit(&part, hook).await;
+        tracing::info!(recording = %id, file = %part.file.display(), size = part.size, "finished");
         self.totals.files.fetch_add(1, Ordering::Relaxed);
         self.totals.bytes.fetch_add(part.size, Ordering::Relaxed);
         self.change(|r| {
@@ -315,45 +308,40 @@ impl Books {
     }
 
     /// A finished file that the catalog does not take is one whose hook never runs: try for a while.
-    async fn commit(
-        &self,
-        recording: &Recording,
-        part: &Part,
-        hook: Option<HookJob>,
-    ) -> Result<(), LibraryError> {
+    async fn commit(&self, part: &Part, hook: Option<HookJob>) -> Result<(), LibraryError> {
         let mut pause = FIRST_COMMIT_PAUSE;
         for _ in 1..COMMIT_ATTEMPTS {
-            match self.library.commit_part(&recording.id, part, hook.clone()).await {
+            match self.library.commit_part(&self.identity.id, part, hook.clone()).await {
                 Ok(()) => return Ok(()),
                 // The recording's own row could not be stored when it began.
                 Err(LibraryError::Unknown(_)) => {
-                    log_failure(recording, "begin", self.library.begin(recording).await);
+                    let recording = self.progress.borrow().recording.clone();
+                    self.log_failure("begin", self.library.begin(&recording).await);
                 }
-                Err(e) => {
-                    log_error(recording, &format!("{} is not in the catalog yet: {e}", part.file.display()))
-                }
+                Err(e) => self.log_error(&format!("{} is not in the catalog yet: {e}", part.file.display())),
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        self.library.commit_part(&recording.id, part, hook).await
+        self.library.commit_part(&self.identity.id, part, hook).await
     }
 
     async fn ended(&self, error: Option<String>) {
         let ended_at = Utc::now().trunc_subsecs(3);
-        let recording = self.progress.borrow().recording.clone();
-        let (id, lost) = (recording.id, recording.lost.clone());
+        let id = self.identity.id;
+        let (lost, without_file) = {
+            let now = self.progress.borrow();
+            (now.recording.lost.clone(), now.recording.parts.is_empty())
+        };
         let error = match error {
-            None if recording.parts.is_empty() => {
-                Some("no frame arrived that a file could begin with".to_owned())
-            }
+            None if without_file => Some("no frame arrived that a file could begin with".to_owned()),
             other => other,
         };
         let stored = match &error {
             None => self.library.complete(&id, ended_at, &lost).await,
             Some(e) => self.library.fail(&id, ended_at, &lost, e).await,
         };
-        log_failure(&recording, "end", stored);
+        self.log_failure("end", stored);
         let total = if error.is_none() { &self.totals.completed } else { &self.totals.failed };
         total.fetch_add(1, Ordering::Relaxed);
         self.totals.frames_lost.fetch_add(lost.frames, Ordering::Relaxed);
@@ -364,6 +352,17 @@ impl Books {
             p.recording.ended_at = Some(ended_at);
             p.done = true;
         });
+    }
+
+    fn log_failure<T>(&self, what: &str, result: Result<T, impl std::fmt::Display>) {
+        if let Err(e) = result {
+            self.log_error(&format!("the catalog could not {what} the recording: {e}"));
+        }
+    }
+
+    fn log_error(&self, error: &str) {
+        let Identity { id, room_name: room, stream_name: stream, .. } = &self.identity;
+        tracing::error!(recording = %id, %room, %stream, "{error}");
     }
 }
 
@@ -436,15 +435,4 @@ fn audio_part(counts: &TrackCounts) -> AudioPart {
         channels: counts.track.channels,
         frames: counts.frames,
     }
-}
-
-fn log_failure<T>(recording: &Recording, what: &str, result: Result<T, impl std::fmt::Display>) {
-    if let Err(e) = result {
-        log_error(recording, &format!("the catalog could not {what} the recording: {e}"));
-    }
-}
-
-fn log_error(recording: &Recording, error: &str) {
-    let (room, stream) = (&recording.room_name, &recording.stream_name);
-    tracing::error!(recording = %recording.id, %room, %stream, "{error}");
 }

@@ -27,7 +27,7 @@ use crate::{
     config::Policy,
     gst::Templates,
     hub::{Stream, Subscriber},
-    library::{Library, Lost, Recording, RecordingId, Status},
+    library::{Identity, Library, Lost, Recording, RecordingId, Status},
     media::MediaSessionId,
 };
 use books::Books;
@@ -114,6 +114,7 @@ impl Recorder {
         )]
         let (entries, inbox) = mpsc::unbounded_channel();
         let books = Books {
+            identity: Identity::from(&started),
             library: self.library.clone(),
             hook: order.hook,
             progress,
