@@ -229,8 +229,14 @@ mod tests {
         assert_eq!(serde_json::to_value(event).unwrap(), wanted);
 
         recording.parts = (1..=60).map(testing::part).collect();
-        let gap =
-            Gap { kind: crate::media::GapKind::Overflow, at_ms: 1, by_ms: 2, at: None, frames: 3, packets: 4 };
+        let gap = Gap {
+            kind: crate::media::GapKind::Overflow,
+            at_ms: 1,
+            by_ms: 2,
+            at: None,
+            frames: 3,
+            packets: 4,
+        };
         recording.lost.gaps = vec![gap; 1_000];
         let told =
             serde_json::to_value(Event::recording(RecordingChange::Part, recording, Some(60))).unwrap();
