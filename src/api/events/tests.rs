@@ -188,6 +188,9 @@ fn closing_the_bus_says_goodbye() {
     });
 }
 
+/// Query, headers, status and type of the problem.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 #[test]
 fn what_is_no_event_socket_is_answered_with_a_problem() {
     run(async {
@@ -195,7 +198,7 @@ fn what_is_no_event_socket_is_answered_with_a_problem() {
         let answers = rig
             .client(|address| {
                 let origin = format!("http://{address}");
-                let cases: [(&str, &[(&str, &str)], u16, &str); 7] = [
+                let cases: [Case<'_>; 7] = [
                     ("", &[("Origin", "http://elsewhere.example")], 403, "origin-not-allowed"),
                     ("", &[("Origin", "null")], 403, "origin-not-allowed"),
                     ("", &[("Origin", "http://127.0.0.1:1")], 403, "origin-not-allowed"),

@@ -102,12 +102,10 @@ mod tests {
             max_bytes in 0usize..400,
         ) {
             let mut ring = Ring::new(7, max_events, max_bytes);
-            let mut at = ring.newest();
-            for size in sizes {
+            for (at, size) in (ring.newest()..).zip(sizes) {
                 ring.push(|_| "z".repeat(size));
                 let told = ring.after(at, 1_000).expect("it keeps up");
                 prop_assert_eq!(told.iter().map(|t| t.seq).collect::<Vec<_>>(), vec![at + 1]);
-                at += 1;
                 let kept = ring.events.iter().map(|t| t.json.len()).sum::<usize>();
                 prop_assert_eq!(kept, ring.bytes);
                 prop_assert!(ring.events.len() <= max_events);
