@@ -7,7 +7,7 @@ mod ways_in;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
-    control::{Addresses, Control, Facts},
+    control::{Addresses, Control, Event, Events, Facts},
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, PrerollRule, Publishing, QueueRule},
@@ -74,6 +74,7 @@ pub struct App {
     deliveries: Deliveries,
     ways_in: WaysIn,
     control: Control,
+    events: Events,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
 }
@@ -116,7 +117,9 @@ impl App {
             concurrency: config.limits.hook_concurrency,
             ..HookSettings::new(config.paths.records.clone())
         };
-        let deliveries = Deliveries::start(library.clone(), hooks);
+        let events = Events::default();
+        let told = events.clone();
+        let deliveries = Deliveries::start(library.clone(), hooks, move |d| told.tell(&Event::from(d)));
         let waker = deliveries.waker();
         let mut recovery =
             Recovery::start(library.clone(), interrupted, hook, make_whole, move || waker.wake());
@@ -151,7 +154,8 @@ impl App {
 
         let facts = facts_of(&config, addresses.clone(), ways_in.clone());
         let sources = ways_in.sources.clone();
-        let control = Control::new(hub.clone(), recorder, library.clone(), sources, first, facts);
+        let control =
+            Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -163,13 +167,25 @@ impl App {
         ways_in.serve(listeners, &config);
         let http_stop = CancellationToken::new();
         let metrics = facts::metrics(hub, control.clone(), &ways_in, totals, syncs);
-        let routes = crate::api::routes(control.clone(), ways_in.whip.clone(), metrics.into_text());
+        let routes =
+            crate::api::routes(control.clone(), events.clone(), ways_in.whip.clone(), metrics.into_text());
         let http =
             tokio::spawn(crate::api::serve(http_listener, routes, http_stop.clone().cancelled_owned()));
 
         facts::tell_addresses(&state.addresses, &addresses)?;
         facts::notify_ready(&addresses);
-        Ok(Self { config, _state: state, library, recovery, deliveries, ways_in, control, http_stop, http })
+        Ok(Self {
+            config,
+            _state: state,
+            library,
+            recovery,
+            deliveries,
+            ways_in,
+            control,
+            events,
+            http_stop,
+            http,
+        })
     }
 
     /// In reverse: no new streams; recordings get what has arrived and are finished; hooks run; the API answers
@@ -179,6 +195,7 @@ impl App {
         let limit = self.config.limits.shutdown_timeout;
         let deadline = Instant::now() + limit;
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
+        self.control.going_down();
         let left = || deadline.saturating_duration_since(Instant::now());
         self.ways_in.stop(left().min(PUBLISHERS_LIMIT)).await;
         let finished = self.control.shut_down(left()).await;
@@ -186,6 +203,7 @@ impl App {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
         }
         self.deliveries.drain(left()).await;
+        self.events.close(CLOSE_LIMIT).await;
         self.http_stop.cancel();
         // A request that is still under way then is one nobody waits for any more.
         let _ = timeout(CLOSE_LIMIT, self.http).await;

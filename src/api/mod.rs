@@ -5,6 +5,7 @@
 //! Handlers say what went wrong (`problem::Kind`); which status that is, is decided in this file only.
 
 mod body;
+mod events;
 mod flashphoner;
 mod flashphoner_pull;
 mod health;
@@ -18,7 +19,7 @@ mod whip;
 
 pub use server::serve;
 
-use crate::control::{Control, ControlError, Refusal, whip::Whip};
+use crate::control::{Control, ControlError, Events, Refusal, whip::Whip};
 use problem::{Kind, Problem};
 use std::{convert::Infallible, future::Future, sync::Arc};
 use warp::{
@@ -34,6 +35,7 @@ type Answer = Result<Response, Problem>;
 /// Every route of the daemon. `metrics` answers the text of `/metrics` in OpenMetrics 1.0 format.
 pub fn routes<M>(
     control: Control,
+    events: Events,
     whip: Arc<Whip>,
     metrics: M,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static
@@ -42,6 +44,8 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     let resources = v1::routes(control.clone())
+        .or(events::routes(events))
+        .unify()
         .or(sources::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
@@ -85,7 +89,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::BadSdp
         | Kind::BadFragment
         | Kind::NotSupported => StatusCode::BAD_REQUEST,
-        Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
+        Kind::SourceNotAllowed | Kind::OriginNotAllowed => StatusCode::FORBIDDEN,
         Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
             StatusCode::NOT_FOUND
         }
@@ -109,9 +113,12 @@ fn status(kind: Kind) -> StatusCode {
         Kind::UnusableOffer | Kind::NoIceRestart => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::IfMatchMissing => StatusCode::PRECONDITION_REQUIRED,
         Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
+        Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::ShuttingDown | Kind::NotReady | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::ShuttingDown | Kind::NotReady | Kind::Busy | Kind::TooManyWatchers => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 

@@ -56,6 +56,9 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/if-match-missing` | 428 | the call needs `If-Match` |
 /// | `/problems/if-match-wrong` | 412 | `If-Match` is not the `ETag` in force |
 /// | `/problems/busy` | 503 | as many publishers as allowed are connected |
+/// | `/problems/upgrade-required` | 426 | the call is a WebSocket's, and its request is not |
+/// | `/problems/origin-not-allowed` | 403 | a browser asks for the page of another site |
+/// | `/problems/too-many-watchers` | 503 | as many clients as allowed watch events |
 /// | `/problems/not-ready` | 503 | `/readyz`: the daemon cannot record now |
 /// | `/problems/failed` | 500 | the daemon could not do it |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +101,9 @@ pub(super) enum Kind {
     NameTaken,
     IfMatchMissing,
     IfMatchWrong,
+    UpgradeRequired,
+    OriginNotAllowed,
+    TooManyWatchers,
     Busy,
     ShuttingDown,
     NotReady,
@@ -148,6 +154,9 @@ impl Kind {
             Kind::NameTaken => ("/problems/name-taken", "Stream name is in use"),
             Kind::IfMatchMissing => ("/problems/if-match-missing", "If-Match required"),
             Kind::IfMatchWrong => ("/problems/if-match-wrong", "If-Match does not match"),
+            Kind::UpgradeRequired => ("/problems/upgrade-required", "WebSocket required"),
+            Kind::OriginNotAllowed => ("/problems/origin-not-allowed", "Origin not allowed"),
+            Kind::TooManyWatchers => ("/problems/too-many-watchers", "Too many watchers"),
             Kind::Busy => ("/problems/busy", "Too many publishers"),
             Kind::ShuttingDown => ("/problems/shutting-down", "Shutting down"),
             Kind::NotReady => ("/problems/not-ready", "Not ready"),
@@ -236,6 +245,10 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));

@@ -9,7 +9,6 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, time::Duration};
@@ -17,6 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 use warp::{Filter, Reply};
 
 /// Connections served at once; more wait in the listener's backlog.
@@ -44,7 +44,7 @@ where
     F: Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
     R: Reply + 'static,
 {
-    let graceful = GracefulShutdown::new();
+    let ending = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -52,7 +52,7 @@ where
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => note_panic(ended),
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => { connections.spawn(connection(stream, routes.clone(), graceful.watcher())); }
+                Ok((stream, _)) => { connections.spawn(connection(stream, routes.clone(), ending.clone())); }
                 Err(error) => {
                     tracing::warn!(%error, "an HTTP connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -61,7 +61,7 @@ where
         }
     }
     drop(listener);
-    graceful.shutdown().await;
+    ending.cancel();
     while let Some(ended) = connections.join_next().await {
         note_panic(ended);
     }
@@ -73,7 +73,7 @@ fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection<F, R>(stream: TcpStream, routes: F, watcher: Watcher)
+async fn connection<F, R>(stream: TcpStream, routes: F, ending: CancellationToken)
 where
     F: Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
     R: Reply + 'static,
@@ -91,12 +91,22 @@ where
         request.extensions_mut().insert(peer);
         routes.call(request)
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(served).await {
+    let mut served = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = ending.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
     }
 }

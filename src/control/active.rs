@@ -2,6 +2,7 @@
 
 use crate::{hub::Stream, library::RecordingId, media::MediaSessionId};
 use std::{collections::HashMap, sync::Arc};
+use tokio::sync::watch;
 
 /// A recording until it is done. `R`: the handle of it.
 pub(super) struct Active<R> {
@@ -24,6 +25,8 @@ pub(super) struct Active<R> {
 pub(super) struct Actives<R> {
     by_id: HashMap<RecordingId, Active<R>>,
     by_session: HashMap<MediaSessionId, RecordingId>,
+    /// Those who follow a session: its recording, as [`live`](Self::live) says.
+    followed: HashMap<MediaSessionId, watch::Sender<Option<RecordingId>>>,
 }
 
 impl<R> Active<R> {
@@ -43,7 +46,7 @@ impl<R> Active<R> {
 
 impl<R> Default for Actives<R> {
     fn default() -> Self {
-        Self { by_id: HashMap::new(), by_session: HashMap::new() }
+        Self { by_id: HashMap::new(), by_session: HashMap::new(), followed: HashMap::new() }
     }
 }
 
@@ -54,6 +57,7 @@ impl<R> Actives<R> {
         let origin = stream.id();
         let active = Active { id, running, stopping: false, waits, origin, stream, asked: Vec::new() };
         self.by_id.insert(id, active);
+        self.tell();
     }
 
     pub fn get(&self, id: RecordingId) -> Option<&Active<R>> {
@@ -91,6 +95,7 @@ impl<R> Actives<R> {
     pub fn stopping(&mut self, id: RecordingId) {
         if let Some(active) = self.by_id.get_mut(&id) {
             active.stopping = true;
+            self.tell();
         }
     }
 
@@ -99,6 +104,7 @@ impl<R> Actives<R> {
         let Some(active) = self.by_id.get_mut(&id) else { return };
         self.by_session.insert(stream.id(), id);
         active.asked.push(stream);
+        self.tell();
     }
 
     /// `id` goes over to `session` at a key frame, and to nothing that it was asked for before.
@@ -145,6 +151,24 @@ impl<R> Actives<R> {
         if let Some(active) = active {
             // One may have come back that was given up for another that did not come about.
             self.by_session.entry(active.stream.id()).or_insert(id);
+        }
+        self.tell();
+    }
+
+    /// Follows which recording a session has, until it is forgotten.
+    pub fn recording_of_session(&mut self, session: MediaSessionId) -> watch::Receiver<Option<RecordingId>> {
+        let now = self.live(session).map(|a| a.id);
+        self.followed.entry(session).or_insert_with(|| watch::Sender::new(now)).subscribe()
+    }
+
+    pub fn forget_session(&mut self, session: MediaSessionId) {
+        self.followed.remove(&session);
+    }
+
+    fn tell(&self) {
+        for (session, told) in &self.followed {
+            let now = self.live(*session).map(|a| a.id);
+            told.send_if_modified(|before| std::mem::replace(before, now) != now);
         }
     }
 }

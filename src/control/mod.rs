@@ -2,6 +2,7 @@
 
 mod active;
 mod disk;
+mod events;
 mod objects;
 mod recording;
 mod rules;
@@ -13,13 +14,17 @@ pub use crate::{
     library::{Filter, Page, Recording, RecordingId, Status},
     record::Refusal,
 };
+pub use events::{
+    Cause, ConfigOutcome, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch, RecordingChange,
+    SessionChange, Told, WatchEnd,
+};
 pub use objects::*;
 pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
     config::Rotation,
-    hub::{Hub, Stream},
+    hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{Library, LibraryError},
     media::{MediaSessionId, Track},
@@ -128,13 +133,16 @@ struct Inner {
     disk: Disk,
     sources: Sources,
     facts: Facts,
+    events: Events,
     rules: RwLock<Arc<Rules>>,
     active: Mutex<Actives<Running>>,
     shutting_down: AtomicBool,
+    /// Sessions that are ended from here end because the daemon does.
+    going_down: AtomicBool,
 }
 
 impl Control {
-    /// Call it on a tokio thread.
+    /// Call it on a tokio thread. What happens is told on `events`.
     pub fn new(
         hub: Hub,
         recorder: Recorder,
@@ -142,6 +150,7 @@ impl Control {
         sources: Sources,
         rules: Rules,
         facts: Facts,
+        events: Events,
     ) -> Self {
         let inner = Inner {
             disk: Disk::watch(library.storage().folder().to_owned()),
@@ -150,9 +159,11 @@ impl Control {
             library,
             sources,
             facts,
+            events,
             rules: RwLock::new(Arc::new(rules)),
             active: Mutex::default(),
             shutting_down: AtomicBool::new(false),
+            going_down: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -161,10 +172,12 @@ impl Control {
         self.inner.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Recordings started from now on follow `rules`.
+    /// Recordings started from now on follow `rules`; where their files have errors, these are the old ones with `error`.
     pub fn set_rules(&self, rules: Rules) {
+        let rules = Arc::new(rules);
         self.inner.hub.set_preroll_always(rules.policy.preroll);
-        *self.inner.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        *self.inner.rules.write().unwrap_or_else(PoisonError::into_inner) = rules.clone();
+        self.tell_rules(&rules);
     }
 
     pub async fn recordings(&self, filter: Filter) -> Result<Page<Recording>, ControlError> {
@@ -232,6 +245,11 @@ impl Control {
         self.inner.recorder.running()
     }
 
+    /// The daemon begins to end: what follows for the sessions follows from that.
+    pub fn going_down(&self) {
+        self.inner.going_down.store(true, Ordering::SeqCst);
+    }
+
     /// Ends every recording, starts no more, and waits until all files are final; false when `limit` passed first.
     pub async fn shut_down(&self, limit: Duration) -> bool {
         {
@@ -270,7 +288,7 @@ impl Control {
             room_id: announce.room.to_string(),
             protocol: announce.protocol,
             remote: announce.remote,
-            status: if now.publishing { SessionStatus::Publishing } else { SessionStatus::Pending },
+            status: status_of(stream.ended().as_ref(), now.publishing),
             tracks: now.tracks.iter().map(describe_track).collect(),
             bitrate: now.bytes.saturating_mul(8_000) / lived_ms,
             frames: now.frames,
@@ -286,6 +304,15 @@ impl Control {
 
     fn active(&self) -> MutexGuard<'_, Actives<Running>> {
         self.inner.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn status_of(ended: Option<&EndReason>, publishing: bool) -> SessionStatus {
+    match ended {
+        None if publishing => SessionStatus::Publishing,
+        None => SessionStatus::Pending,
+        Some(EndReason::Unpublished | EndReason::Kicked) => SessionStatus::Unpublished,
+        Some(_) => SessionStatus::Failed,
     }
 }
 

@@ -39,6 +39,10 @@ pub enum SessionStatus {
     /// Its tracks are not all known yet, or the source that it is pulled from is away.
     Pending,
     Publishing,
+    /// It has ended: the publisher said so, or was ended from here.
+    Unpublished,
+    /// It has ended otherwise.
+    Failed,
 }
 
 impl SessionStatus {
@@ -46,6 +50,8 @@ impl SessionStatus {
         match self {
             SessionStatus::Pending => "PENDING",
             SessionStatus::Publishing => "PUBLISHING",
+            SessionStatus::Unpublished => "UNPUBLISHED",
+            SessionStatus::Failed => "FAILED",
         }
     }
 }

@@ -29,6 +29,7 @@ impl Control {
     /// policy or the publisher wants it. Call it in the order in which streams begin, on a tokio thread; it never waits.
     pub fn record_by_policy(&self, publishing: Publishing) {
         let Publishing { stream, from_start: subscriber } = publishing;
+        self.follow_session(&stream);
         let mut active = self.active();
         let waiting = active.waiting_for(&stream).map(|a| (a.id, a.running.clone()));
         let (Some((id, running)), None) = (waiting, active.live(stream.id())) else {
@@ -244,23 +245,8 @@ impl Control {
             degraded,
         });
         active.begin(running.id(), running.clone(), stream, waits);
-        tokio::spawn(self.clone().watch(running.clone()));
+        self.follow_recording(running.clone());
         running
-    }
-
-    /// Keeps the table of recordings true until this one is done.
-    async fn watch(self, mut running: Running) {
-        let id = running.id();
-        loop {
-            let at = running.progress().stream.id();
-            running.left(at).await;
-            let mut active = self.active();
-            let now = running.progress();
-            if now.done {
-                return active.over(id);
-            }
-            active.joined(id, now.stream);
-        }
     }
 
     /// From the key frame at or before the pre-roll, and why it is shorter than that.

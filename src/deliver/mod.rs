@@ -3,7 +3,9 @@
 
 mod hook;
 
-use crate::library::{Delivery, HookResult, Library, LibraryError, OutboxId};
+use crate::library::{
+    Delivery, DeliveryKind, DeliveryState, HookResult, Library, LibraryError, OutboxId, RecordingId,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -16,6 +18,8 @@ use tokio::{
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// First and longest pause after the catalog could not be read or written.
 const CATALOG_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Longest error of [`Delivered`].
+const MAX_ERROR_CHARS: usize = 500;
 
 /// How hooks are run.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +83,22 @@ impl RetrySchedule {
     }
 }
 
+/// What one run of a delivery came to, and is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    pub recording: RecordingId,
+    /// Number of the part.
+    pub part: u32,
+    pub kind: DeliveryKind,
+    /// Never `Pending`.
+    pub state: DeliveryState,
+    /// Runs that have ended.
+    pub attempts: u32,
+    pub error: Option<String>,
+}
+
+type Tell = Arc<dyn Fn(Delivered) + Send + Sync>;
+
 /// The running deliveries. Dropping it kills the scripts that run; their entries stay in the outbox.
 #[derive(Debug)]
 pub struct Deliveries {
@@ -88,13 +108,18 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Begins with what is in the outbox. Needs a tokio runtime.
-    pub fn start(library: Library, settings: HookSettings) -> Self {
+    /// Begins with what is in the outbox. `tell` is called, on a tokio thread, after each run. Needs a tokio runtime.
+    pub fn start(
+        library: Library,
+        settings: HookSettings,
+        tell: impl Fn(Delivered) + Send + Sync + 'static,
+    ) -> Self {
         let wake = Arc::new(Notify::new());
         let (drain, drained) = watch::channel(None);
         let worker = Worker {
             library,
             settings: Arc::new(settings),
+            tell: Arc::new(tell),
             wake: wake.clone(),
             drain: drained,
             running: JoinSet::new(),
@@ -137,6 +162,7 @@ impl Waker {
 struct Worker {
     library: Library,
     settings: Arc<HookSettings>,
+    tell: Tell,
     wake: Arc<Notify>,
     /// The deadline, once draining.
     drain: watch::Receiver<Option<Instant>>,
@@ -195,7 +221,12 @@ impl Worker {
                 break;
             }
             let id = delivery.id;
-            let task = self.running.spawn(deliver(self.library.clone(), self.settings.clone(), delivery));
+            let task = self.running.spawn(deliver(
+                self.library.clone(),
+                self.settings.clone(),
+                self.tell.clone(),
+                delivery,
+            ));
             self.in_flight.insert(task.id(), id);
         }
         let Some(next) = self.library.outbox_next_due(now).await? else { return Ok(LONGEST_SLEEP) };
@@ -215,7 +246,7 @@ impl Worker {
 }
 
 /// One attempt, from the start of the script until its result is in the catalog.
-async fn deliver(library: Library, settings: Arc<HookSettings>, delivery: Delivery) {
+async fn deliver(library: Library, settings: Arc<HookSettings>, tell: Tell, delivery: Delivery) {
     let run = hook::run(&delivery, &settings).await;
     let result =
         HookResult { exit: run.exit, attempts: delivery.attempts.saturating_add(1), output: run.output };
@@ -227,7 +258,7 @@ async fn deliver(library: Library, settings: Arc<HookSettings>, delivery: Delive
             None => Next::GiveUp,
         },
     };
-    tell(&delivery, &result, &next);
+    log(&delivery, &result, &next);
 
     // The place is kept until the result is stored: a script whose result is lost would be run again at once.
     let mut pause = CATALOG_PAUSE.0;
@@ -236,6 +267,7 @@ async fn deliver(library: Library, settings: Arc<HookSettings>, delivery: Delive
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(CATALOG_PAUSE.1);
     }
+    tell(delivered(&delivery, &result, &next));
 }
 
 enum Next {
@@ -258,7 +290,28 @@ async fn store(
     }
 }
 
-fn tell(delivery: &Delivery, result: &HookResult, next: &Next) {
+fn delivered(delivery: &Delivery, result: &HookResult, next: &Next) -> Delivered {
+    let error = match result.exit {
+        Some(0) => None,
+        Some(code) => Some(format!("exit code {code}")),
+        // It says itself how it ended.
+        None => result.output.lines().last().map(|line| line.chars().take(MAX_ERROR_CHARS).collect()),
+    };
+    Delivered {
+        recording: delivery.recording,
+        part: delivery.part,
+        kind: DeliveryKind::Hook,
+        state: match next {
+            Next::Done => DeliveryState::Done,
+            Next::Retry(_) => DeliveryState::Failed,
+            Next::GiveUp => DeliveryState::Dead,
+        },
+        attempts: result.attempts,
+        error,
+    }
+}
+
+fn log(delivery: &Delivery, result: &HookResult, next: &Next) {
     let Delivery { recording, part, job, .. } = delivery;
     let HookResult { exit, attempts, output } = result;
     let script = job.script.display();

@@ -222,7 +222,7 @@ async fn parts_come_in_order_and_a_failure_is_tried_again() {
         "#!/bin/sh\necho $REELD_PART >> log\n[ $REELD_PART != 2 ] || [ $(grep -c 2 log) = 3 ]\n",
     );
     let recording = recorded(&library, &path, 3).await;
-    let deliveries = Deliveries::start(library.clone(), settings(&dir));
+    let deliveries = Deliveries::start(library.clone(), settings(&dir), |_| {});
     let results = all_succeeded(&library, &recording.id).await;
     assert_eq!(results.iter().map(|r| r.attempts).collect::<Vec<_>>(), [1, 3, 1]);
     assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), "1\n2\n2\n2\n3\n");
@@ -234,7 +234,7 @@ async fn parts_come_in_order_and_a_failure_is_tried_again() {
 async fn a_wake_starts_the_hook() {
     let (dir, library) = library().await;
     let path = script(&dir, "#!/bin/sh\nexit 0\n");
-    let deliveries = Deliveries::start(library.clone(), settings(&dir));
+    let deliveries = Deliveries::start(library.clone(), settings(&dir), |_| {});
     // The first is through, so that the worker sleeps when the second is committed.
     for _ in 0..2 {
         let recording = recorded(&library, &path, 1).await;
@@ -251,7 +251,7 @@ async fn what_fails_for_too_long_is_given_up() {
     let mut settings = settings(&dir);
     settings.retry.give_up_after = Duration::from_millis(1);
     let recording = recorded(&library, &script(&dir, "#!/bin/sh\nexit 7\n"), 1).await;
-    let deliveries = Deliveries::start(library.clone(), settings);
+    let deliveries = Deliveries::start(library.clone(), settings, |_| {});
     until("the entry to be dead", async || (due(&library).await == 0).then_some(())).await;
     let result = hooks(&library, &recording.id).await.remove(0).unwrap();
     assert_eq!((result.exit, result.attempts), (Some(7), 2));
@@ -271,7 +271,7 @@ async fn draining_runs_what_was_never_tried_and_starts_no_retry() {
 
     let mut settings = settings(&dir);
     settings.retry.first = Duration::ZERO;
-    Deliveries::start(library.clone(), settings).drain(PATIENCE).await;
+    Deliveries::start(library.clone(), settings, |_| {}).drain(PATIENCE).await;
     assert!(hooks(&library, &good.id).await.iter().all(|h| h.as_ref().is_some_and(|h| h.exit == Some(0))));
     let result = hooks(&library, &bad.id).await.remove(0).unwrap();
     assert_eq!((result.exit, result.attempts), (Some(1), 1));
@@ -287,7 +287,7 @@ async fn what_is_cut_off_runs_at_the_next_start() {
             "#!/bin/sh\n[ -e again ] && exit 0\necho $$ > pid.new; mv pid.new pid\nsleep 1000\n",
         );
         let recording = recorded(&library, &path, 1).await;
-        let deliveries = Deliveries::start(library.clone(), settings(&dir));
+        let deliveries = Deliveries::start(library.clone(), settings(&dir), |_| {});
         let pid =
             until("the script to run", async || std::fs::read_to_string(dir.path().join("pid")).ok()).await;
         match by_drain {
@@ -299,7 +299,7 @@ async fn what_is_cut_off_runs_at_the_next_start() {
 
         std::fs::write(dir.path().join("again"), "").unwrap();
         let next = testing::reopen(&dir).await;
-        let deliveries = Deliveries::start(next.clone(), settings(&dir));
+        let deliveries = Deliveries::start(next.clone(), settings(&dir), |_| {});
         assert_eq!(all_succeeded(&next, &recording.id).await[0].attempts, 1);
         deliveries.drain(PATIENCE).await;
     }
@@ -315,7 +315,7 @@ async fn no_more_scripts_run_at_once_than_are_allowed() {
     }
     let mut settings = settings(&dir);
     settings.concurrency = 2;
-    Deliveries::start(library.clone(), settings).drain(PATIENCE).await;
+    Deliveries::start(library.clone(), settings, |_| {}).drain(PATIENCE).await;
     for recording in recordings {
         assert_eq!(all_succeeded(&library, &recording.id).await.len(), 1);
     }

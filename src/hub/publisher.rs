@@ -45,6 +45,8 @@ impl Publisher {
         if state.settled {
             state.tell_all(&Item::Tracks(tracks));
         }
+        drop(state);
+        self.stream.changed();
     }
 
     /// No further track is waited for: the stream counts as publishing and can be recorded.
@@ -131,6 +133,8 @@ impl Publisher {
         state.ring.clear();
         state.tell_all(&Item::End(reason));
         state.subscribers.clear();
+        drop(state);
+        self.stream.changed();
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Who publishes what, as known when the publish is accepted.
@@ -58,6 +59,7 @@ pub struct Stream {
     kicked: CancellationToken,
     pub(super) key_frame_wanted: AtomicBool,
     away: AtomicBool,
+    changes: watch::Sender<()>,
 }
 
 pub(super) struct State {
@@ -107,6 +109,7 @@ impl Stream {
             kicked: CancellationToken::new(),
             key_frame_wanted: AtomicBool::new(false),
             away: AtomicBool::new(false),
+            changes: watch::Sender::new(()),
         }
     }
 
@@ -203,7 +206,24 @@ impl Stream {
     /// A pulled source's stream outlives its connections: whether there is none that media arrives on. Only shown; who
     /// subscribes waits for the source's return.
     pub fn set_away(&self, away: bool) {
-        self.away.store(away, Ordering::Relaxed);
+        if self.away.swap(away, Ordering::Relaxed) != away {
+            self.changed();
+        }
+    }
+
+    /// Changes when its tracks or its status do, or when it has ended.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Why it ended; `None` while it has not.
+    pub fn ended(&self) -> Option<EndReason> {
+        self.lock().ended.clone()
+    }
+
+    /// Not under its lock.
+    pub(super) fn changed(&self) {
+        self.changes.send_modify(|()| ());
     }
 
     /// Asks the publisher's connection to end.

@@ -28,7 +28,6 @@ use crate::{
     gst::Templates,
     hub::{Stream, Subscriber},
     library::{Identity, Library, Lost, Recording, RecordingId, Status},
-    media::MediaSessionId,
 };
 use books::Books;
 use chrono::{SubsecRound, Utc};
@@ -225,9 +224,14 @@ impl Running {
         self.progress.borrow().clone()
     }
 
-    /// Returns when another stream than this one is recorded, or the recording is done.
-    pub async fn left(&mut self, session: MediaSessionId) {
-        self.wait(|p| p.done || p.stream.id() != session).await;
+    /// As it is now; [`changed`](Self::changed) waits for what comes after.
+    pub fn progress_seen(&mut self) -> Progress {
+        self.progress.borrow_and_update().clone()
+    }
+
+    /// Returns when something has happened since it was last looked at; false when nothing will any more.
+    pub async fn changed(&mut self) -> bool {
+        self.progress.changed().await.is_ok()
     }
 
     /// Media time recorded so far, ms.

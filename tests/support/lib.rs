@@ -23,3 +23,4 @@ pub mod relay;
 pub mod rtmp;
 pub mod rtsp;
 pub mod wait;
+pub mod ws;
