@@ -1,4 +1,5 @@
-//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`), WHIP and the health routes.
+//! HTTP: the dialects of the control verbs (our `/api/v1`, Flashphoner's `/rest-api`, the `/recordings` of OpenVidu's tutorial),
+//! WHIP and the health routes.
 //!
 //! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
 //! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
@@ -8,6 +9,7 @@ mod body;
 mod flashphoner;
 mod flashphoner_pull;
 mod health;
+mod openvidu;
 mod options;
 mod problem;
 mod query;
@@ -45,6 +47,8 @@ where
         .or(sources::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
+        .unify()
+        .or(openvidu::routes(control.clone()))
         .unify()
         .or(whip::routes(whip))
         .unify()
@@ -86,14 +90,17 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::BadFragment
         | Kind::NotSupported => StatusCode::BAD_REQUEST,
         Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
-        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
-            StatusCode::NOT_FOUND
-        }
+        Kind::NotFound
+        | Kind::UnknownSession
+        | Kind::UnknownRecording
+        | Kind::UnknownRoom
+        | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::NotPublishing
         | Kind::AlreadyRecording
         | Kind::NotRecording
+        | Kind::SeveralFiles
         | Kind::RecordingOff
         | Kind::RecordingOver
         | Kind::RecordingNotBegun
@@ -136,6 +143,9 @@ impl From<ControlError> for Problem {
             ControlError::PrerollTooLong { .. } => Kind::PrerollTooLong,
             ControlError::RecordingOff => Kind::RecordingOff,
             ControlError::Template(_) => Kind::BadTemplate,
+            ControlError::UnknownRoom(_) => Kind::UnknownRoom,
+            ControlError::RoomRecorded(_) => Kind::AlreadyRecording,
+            ControlError::RoomNotRecorded(_) => Kind::NotRecording,
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
@@ -192,7 +202,7 @@ mod tests {
     use super::*;
     use crate::{
         control::{RecordingId, SourceId},
-        media::MediaSessionId,
+        media::{MediaSessionId, RoomName},
     };
 
     const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
@@ -216,6 +226,9 @@ mod tests {
             (ControlError::RecordingOff, 409, 409),
             (ControlError::Template("no such key".into()), 400, 400),
             (ControlError::UnknownRecording(recording), 404, 404),
+            (ControlError::UnknownRoom(RoomName::default()), 404, 404),
+            (ControlError::RoomRecorded(RoomName::default()), 409, 409),
+            (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),

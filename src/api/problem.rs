@@ -29,9 +29,11 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/not-supported` | 400 | an option this version does not have |
 /// | `/problems/unknown-session` | 404 | no live session has this id |
 /// | `/problems/unknown-recording` | 404 | no recording has this id |
+/// | `/problems/unknown-room` | 404 | no live stream is in the room |
 /// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
-/// | `/problems/already-recording` | 409 | the session is being recorded |
-/// | `/problems/not-recording` | 409 | the session is not being recorded |
+/// | `/problems/already-recording` | 409 | the session, or the room, is being recorded |
+/// | `/problems/not-recording` | 409 | the session, or the room, is not being recorded |
+/// | `/problems/several-files` | 409 | the file is one of several of its recording, which go together |
 /// | `/problems/recording-over` | 409 | the recording has ended, or is ending |
 /// | `/problems/recording-not-begun` | 409 | the recording has no frame in a file yet |
 /// | `/problems/recording-paused` | 409 | the recording is paused |
@@ -73,6 +75,8 @@ pub(super) enum Kind {
     NotSupported,
     UnknownSession,
     UnknownRecording,
+    UnknownRoom,
+    SeveralFiles,
     NotPublishing,
     AlreadyRecording,
     NotRecording,
@@ -121,6 +125,8 @@ impl Kind {
             Kind::NotSupported => ("/problems/not-supported", "Option not supported"),
             Kind::UnknownSession => ("/problems/unknown-session", "No such session"),
             Kind::UnknownRecording => ("/problems/unknown-recording", "No such recording"),
+            Kind::UnknownRoom => ("/problems/unknown-room", "No live stream in this room"),
+            Kind::SeveralFiles => ("/problems/several-files", "One of several files"),
             Kind::NotPublishing => ("/problems/not-publishing", "Session is not publishing"),
             Kind::AlreadyRecording => ("/problems/already-recording", "Session is already recorded"),
             Kind::NotRecording => ("/problems/not-recording", "Session is not recorded"),
@@ -175,6 +181,15 @@ struct ProblemJson<'a> {
     instance: &'a str,
 }
 
+/// problem+json with the member that OpenVidu's clients read.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OpenViduJson<'a> {
+    #[serde(flatten)]
+    problem: ProblemJson<'a>,
+    error_message: &'a str,
+}
+
 #[derive(Serialize)]
 struct FlashphonerJson<'a> {
     error: &'a str,
@@ -208,17 +223,26 @@ impl Problem {
         self.kind
     }
 
-    #[cfg(test)]
     pub(super) fn detail(&self) -> &str {
         &self.detail
     }
 
     /// problem+json; `instance` is the path of the request.
     pub(super) fn into_response(self, instance: &str) -> Response {
-        let status = super::status(self.kind);
+        let json = self.json(instance);
+        self.respond(super::status(self.kind), "application/problem+json", &json)
+    }
+
+    /// The same, with `detail` as `errorMessage` too (RFC 9457, section 3.2: other members may be there).
+    pub(super) fn into_openvidu_response(self, instance: &str) -> Response {
+        let json = OpenViduJson { problem: self.json(instance), error_message: &self.detail };
+        self.respond(super::status(self.kind), "application/problem+json", &json)
+    }
+
+    fn json<'a>(&'a self, instance: &'a str) -> ProblemJson<'a> {
         let (r#type, title) = self.kind.words();
-        let json = ProblemJson { r#type, title, status: status.as_u16(), detail: &self.detail, instance };
-        self.respond(status, "application/problem+json", &json)
+        let status = super::status(self.kind).as_u16();
+        ProblemJson { r#type, title, status, detail: &self.detail, instance }
     }
 
     /// `{"error": "what, and what to do", "status": 404}`. Flashphoner documents no error body, so this one is ours.
@@ -287,6 +311,19 @@ mod tests {
         assert_eq!(response.status(), 404);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
         assert_eq!(body(response).await, json!({"error": "it is not recorded", "status": 404}));
+    }
+
+    #[tokio::test]
+    async fn openvidu_clients_find_their_member_in_the_problem() {
+        let problem = Problem::new(Kind::UnknownRoom, "room x has no live stream");
+        let response = problem.into_openvidu_response("/recordings/start");
+        assert_eq!(response.status(), 404);
+        let want = json!({
+            "type": "/problems/unknown-room", "title": "No live stream in this room", "status": 404,
+            "detail": "room x has no live stream", "instance": "/recordings/start",
+            "errorMessage": "room x has no live stream",
+        });
+        assert_eq!(body(response).await, want);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::media::MediaSessionId;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, Sqlite};
+use std::{ffi::OsStr, path::Path};
 use uuid::Uuid;
 
 const CURSOR_BYTES: usize = 24;
@@ -74,6 +75,24 @@ impl Library {
         catalog::read_parts(&mut connection, &mut items).await?;
         let next_cursor = items.last().filter(|_| rows.len() > limit).map(Cursor::after).map(Cursor::encode);
         Ok(Page { items, next_cursor })
+    }
+}
+
+impl Library {
+    /// The recording and the number of the part whose finished file is called `name`. A name that cannot be that of a file is
+    /// nobody's.
+    pub async fn part_named(&self, name: &str) -> Result<Option<(RecordingId, u32)>, LibraryError> {
+        const WHAT: &str = "look for a file";
+        if Path::new(name).file_name() != Some(OsStr::new(name)) {
+            return Ok(None);
+        }
+        let file = self.storage().folder().join(name);
+        let row = sqlx::query("SELECT recording_id, number FROM part WHERE file = ?")
+            .bind(catalog::path_text(&file)?)
+            .fetch_optional(self.readers())
+            .await
+            .map_err(sql(WHAT))?;
+        row.map(|row| Ok((catalog::id_of(&row, "recording_id")?, catalog::get(&row, "number")?))).transpose()
     }
 }
 
@@ -231,14 +250,17 @@ mod tests {
             assert!(merges.iter().all(|s| ["MERGE (UNION ALL)", "LEFT", "RIGHT"].contains(s)), "{steps:?}");
             assert_eq!(walks, [&*walk(index, equal); Status::ALL.len()]);
         }
-        let by_time = "SEARCH recording USING INDEX recording_by_time (started_at_ms>? AND (started_at_ms,id)<(?,?))";
+        let by_time =
+            "SEARCH recording USING INDEX recording_by_time (started_at_ms>? AND (started_at_ms,id)<(?,?))";
         assert_eq!(plan(&library, &all).await, [by_time]);
         let newest = plan(&library, &Filter::default()).await;
         assert_eq!(newest, ["SCAN recording USING INDEX recording_by_time"]);
     }
 
     fn walk(index: &str, equal: &str) -> String {
-        format!("SEARCH recording USING INDEX {index} ({equal} AND started_at_ms>? AND (started_at_ms,id)<(?,?))")
+        format!(
+            "SEARCH recording USING INDEX {index} ({equal} AND started_at_ms>? AND (started_at_ms,id)<(?,?))"
+        )
     }
 
     async fn plan(library: &Library, filter: &Filter) -> Vec<String> {
