@@ -8,6 +8,7 @@ mod body;
 mod flashphoner;
 mod flashphoner_pull;
 mod health;
+mod media;
 mod options;
 mod problem;
 mod query;
@@ -42,6 +43,8 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     let resources = v1::routes(control.clone())
+        .or(media::routes(control.clone()))
+        .unify()
         .or(sources::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
@@ -60,7 +63,7 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(path.as_str()));
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 
     let status = response.status();
     if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -86,9 +89,11 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::BadFragment
         | Kind::NotSupported => StatusCode::BAD_REQUEST,
         Kind::SourceNotAllowed => StatusCode::FORBIDDEN,
-        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
-            StatusCode::NOT_FOUND
-        }
+        Kind::NotFound
+        | Kind::UnknownSession
+        | Kind::UnknownRecording
+        | Kind::UnknownFile
+        | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::NotPublishing
@@ -101,6 +106,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::RecordingNotPaused
         | Kind::RecordingNotWaiting
         | Kind::SameSession
+        | Kind::RecordingRunning
         | Kind::NameTaken
         | Kind::SourceTaken
         | Kind::TooManySources => StatusCode::CONFLICT,
@@ -110,6 +116,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::IfMatchMissing => StatusCode::PRECONDITION_REQUIRED,
         Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::ShuttingDown | Kind::NotReady | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -137,6 +144,8 @@ impl From<ControlError> for Problem {
             ControlError::RecordingOff => Kind::RecordingOff,
             ControlError::Template(_) => Kind::BadTemplate,
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
+            ControlError::UnknownFile(_) => Kind::UnknownFile,
+            ControlError::StillRunning(_) => Kind::RecordingRunning,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
@@ -216,6 +225,8 @@ mod tests {
             (ControlError::RecordingOff, 409, 409),
             (ControlError::Template("no such key".into()), 400, 400),
             (ControlError::UnknownRecording(recording), 404, 404),
+            (ControlError::UnknownFile("no poster".into()), 404, 404),
+            (ControlError::StillRunning(recording), 409, 409),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),

@@ -2,6 +2,7 @@
 
 mod active;
 mod disk;
+mod files;
 mod objects;
 mod recording;
 mod rules;
@@ -13,6 +14,7 @@ pub use crate::{
     library::{Filter, Page, Recording, RecordingId, Status},
     record::Refusal,
 };
+pub use files::{Media, Resource, read_aside};
 pub use objects::*;
 pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
@@ -65,6 +67,11 @@ pub enum ControlError {
     Template(String),
     #[error("there is no recording {0}")]
     UnknownRecording(RecordingId),
+    /// A part, or a file of it, that is not there.
+    #[error("{0}")]
+    UnknownFile(String),
+    #[error("recording {0} has not ended; stop it, then delete it")]
+    StillRunning(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
     #[error("the daemon is ending and starts nothing new")]
