@@ -9,6 +9,7 @@ mod body;
 mod flashphoner;
 mod flashphoner_pull;
 mod health;
+mod media;
 mod openvidu;
 mod options;
 mod problem;
@@ -44,6 +45,8 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     let resources = v1::routes(control.clone())
+        .or(media::routes(control.clone()))
+        .unify()
         .or(sources::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
@@ -64,7 +67,7 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(path.as_str()));
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 
     let status = response.status();
     if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -93,6 +96,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::NotFound
         | Kind::UnknownSession
         | Kind::UnknownRecording
+        | Kind::UnknownFile
         | Kind::UnknownRoom
         | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -108,6 +112,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::RecordingNotPaused
         | Kind::RecordingNotWaiting
         | Kind::SameSession
+        | Kind::RecordingRunning
         | Kind::NameTaken
         | Kind::SourceTaken
         | Kind::TooManySources => StatusCode::CONFLICT,
@@ -117,6 +122,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::IfMatchMissing => StatusCode::PRECONDITION_REQUIRED,
         Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::ShuttingDown | Kind::NotReady | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -147,6 +153,8 @@ impl From<ControlError> for Problem {
             ControlError::RoomRecorded(_) => Kind::AlreadyRecording,
             ControlError::RoomNotRecorded(_) => Kind::NotRecording,
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
+            ControlError::UnknownFile(_) => Kind::UnknownFile,
+            ControlError::StillRunning(_) => Kind::RecordingRunning,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
@@ -226,6 +234,8 @@ mod tests {
             (ControlError::RecordingOff, 409, 409),
             (ControlError::Template("no such key".into()), 400, 400),
             (ControlError::UnknownRecording(recording), 404, 404),
+            (ControlError::UnknownFile("no poster".into()), 404, 404),
+            (ControlError::StillRunning(recording), 409, 409),
             (ControlError::UnknownRoom(RoomName::default()), 404, 404),
             (ControlError::RoomRecorded(RoomName::default()), 409, 409),
             (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),

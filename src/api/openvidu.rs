@@ -14,14 +14,19 @@ use super::{
 };
 use crate::{
     control::{
-        Control, Filter as Which, Part, Recording, RecordingId, Resource, RoomFailure, RoomOutcome, StartOptions,
+        Control, Filter as Which, Part, Recording, RecordingId, Resource, RoomFailure, RoomOutcome,
+        StartOptions,
     },
     media::{MediaSessionId, RoomName},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
-use warp::{Filter, Rejection, http::{HeaderMap, Method}, path::FullPath};
+use warp::{
+    Filter, Rejection,
+    http::{HeaderMap, Method},
+    path::FullPath,
+};
 
 /// The tutorial's, and the same for rooms with several streams.
 const TEMPLATE: &str = "{room_name}-{room_id}-{time}";
@@ -82,7 +87,8 @@ async fn one(name: String, method: Method, headers: HeaderMap, control: Control)
     }
     if recording.parts.len() > 1 {
         let (id, files) = (recording.id, recording.parts.len());
-        let detail = format!("it is one of {files} files of a recording; DELETE /api/v1/recordings/{id} deletes all");
+        let detail =
+            format!("it is one of {files} files of a recording; DELETE /api/v1/recordings/{id} deletes all");
         return Err(Problem::new(Kind::SeveralFiles, detail));
     }
     to_the_end(async move { control.delete_recording(recording.id).await }).await?;

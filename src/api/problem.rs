@@ -29,6 +29,9 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/not-supported` | 400 | an option this version does not have |
 /// | `/problems/unknown-session` | 404 | no live session has this id |
 /// | `/problems/unknown-recording` | 404 | no recording has this id |
+/// | `/problems/unknown-file` | 404 | the recording has no such part, or the part no such file |
+/// | `/problems/range-not-satisfiable` | 416 | `Range` begins behind the end of the file |
+/// | `/problems/recording-running` | 409 | the recording has not ended, and cannot be deleted yet |
 /// | `/problems/unknown-room` | 404 | no live stream is in the room |
 /// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
 /// | `/problems/already-recording` | 409 | the session, or the room, is being recorded |
@@ -75,6 +78,9 @@ pub(super) enum Kind {
     NotSupported,
     UnknownSession,
     UnknownRecording,
+    UnknownFile,
+    RangeNotSatisfiable,
+    RecordingRunning,
     UnknownRoom,
     SeveralFiles,
     NotPublishing,
@@ -125,6 +131,9 @@ impl Kind {
             Kind::NotSupported => ("/problems/not-supported", "Option not supported"),
             Kind::UnknownSession => ("/problems/unknown-session", "No such session"),
             Kind::UnknownRecording => ("/problems/unknown-recording", "No such recording"),
+            Kind::UnknownFile => ("/problems/unknown-file", "No such file"),
+            Kind::RangeNotSatisfiable => ("/problems/range-not-satisfiable", "Range not satisfiable"),
+            Kind::RecordingRunning => ("/problems/recording-running", "Recording has not ended"),
             Kind::UnknownRoom => ("/problems/unknown-room", "No live stream in this room"),
             Kind::SeveralFiles => ("/problems/several-files", "One of several files"),
             Kind::NotPublishing => ("/problems/not-publishing", "Session is not publishing"),
@@ -170,6 +179,8 @@ pub(super) struct Problem {
     detail: String,
     /// Value of the `Allow` header.
     allow: Option<&'static str>,
+    /// Bytes of the file of which a range was asked for that it has not.
+    complete_length: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -198,7 +209,7 @@ struct FlashphonerJson<'a> {
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), allow: None }
+        Self { kind, detail: detail.into(), allow: None, complete_length: None }
     }
 
     pub(super) fn unknown_path() -> Self {
@@ -213,6 +224,11 @@ impl Problem {
         Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, detail) }
     }
 
+    pub(super) fn range_not_satisfiable(size: u64) -> Self {
+        let detail = format!("the file has {size} bytes, and the range begins behind them");
+        Self { complete_length: Some(size), ..Self::new(Kind::RangeNotSatisfiable, detail) }
+    }
+
     pub(super) fn not_supported(field: &str) -> Self {
         let detail = format!("this version cannot do `{field}`; leave it out");
         Self::new(Kind::NotSupported, detail)
@@ -223,6 +239,7 @@ impl Problem {
         self.kind
     }
 
+    #[cfg(test)]
     pub(super) fn detail(&self) -> &str {
         &self.detail
     }
@@ -260,6 +277,10 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        let complete = self.complete_length.and_then(|size| format!("bytes */{size}").try_into().ok());
+        if let Some(complete) = complete {
+            headers.insert(header::CONTENT_RANGE, complete);
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));

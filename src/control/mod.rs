@@ -2,6 +2,7 @@
 
 mod active;
 mod disk;
+mod files;
 mod objects;
 mod recording;
 mod rooms;
@@ -14,6 +15,7 @@ pub use crate::{
     library::{Filter, Page, Part, Recording, RecordingId, Status},
     record::Refusal,
 };
+pub use files::{Media, Resource, read_aside};
 pub use objects::*;
 pub use rooms::{RoomFailure, RoomOutcome, RoomRecording};
 pub use rules::Rules;
@@ -76,6 +78,8 @@ pub enum ControlError {
     /// A part, or a file of it, that is not there.
     #[error("{0}")]
     UnknownFile(String),
+    #[error("recording {0} has not ended; stop it, then delete it")]
+    StillRunning(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
     #[error("the daemon is ending and starts nothing new")]

@@ -58,17 +58,9 @@ type Tracks = Arc<Mutex<Vec<Track>>>;
 /// Reads all of `file`, an MP4, WebM, Matroska or transport stream by its extension, without decoding it. A file
 /// that breaks off has what comes before. Blocks for as long as that takes.
 pub fn inspect(file: &Path) -> Result<Contents, PipelineError> {
-    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    // Not by what is in it: that could be a play list, and lead elsewhere.
-    let demuxer = match extension {
-        "mp4" => "qtdemux",
-        "webm" | "mkv" => "matroskademux",
-        "ts" => "tsdemux",
-        _ => return Err(PipelineError::Build(format!("no container has the extension {extension:?}"))),
-    };
     let bytes = fs::metadata(file).map_or(0, |found| found.len());
     let source = gst::ElementFactory::make("filesrc").property("location", file).build()?;
-    let demuxer = gst::ElementFactory::make(demuxer).build()?;
+    let demuxer = demuxer_of(file)?;
     let pipeline = Pipeline::new();
     pipeline.add(&source)?;
     pipeline.add(&demuxer)?;
@@ -88,6 +80,18 @@ pub fn inspect(file: &Path) -> Result<Contents, PipelineError> {
         Err(error) if contents == Contents::default() => Err(error),
         _ => Ok(contents),
     }
+}
+
+/// The demuxer for a file's extension. Not by what is in it: that could be a play list, and lead elsewhere.
+pub(super) fn demuxer_of(file: &Path) -> Result<gst::Element, PipelineError> {
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let demuxer = match extension {
+        "mp4" => "qtdemux",
+        "webm" | "mkv" => "matroskademux",
+        "ts" => "tsdemux",
+        _ => return Err(PipelineError::Build(format!("no container has the extension {extension:?}"))),
+    };
+    Ok(gst::ElementFactory::make(demuxer).build()?)
 }
 
 /// Counts what comes out of a demuxer's pad.
