@@ -55,12 +55,13 @@ struct Track {
 
 type Tracks = Arc<Mutex<Vec<Track>>>;
 
-/// Reads all of `file`, an MP4, WebM, Matroska or transport stream by its extension, without decoding it. A file
+/// Reads all of `file`, an MP4, WebM, Matroska or transport stream by its extension (a `.part` by the one before), without decoding it. A file
 /// that breaks off has what comes before. Blocks for as long as that takes.
 pub fn inspect(file: &Path) -> Result<Contents, PipelineError> {
+    let finished = file.extension().filter(|e| *e == "part").map(|_| file.with_extension(""));
     let bytes = fs::metadata(file).map_or(0, |found| found.len());
     let source = gst::ElementFactory::make("filesrc").property("location", file).build()?;
-    let demuxer = demuxer_of(file)?;
+    let demuxer = demuxer_of(finished.as_deref().unwrap_or(file))?;
     let pipeline = Pipeline::new();
     pipeline.add(&source)?;
     pipeline.add(&demuxer)?;
