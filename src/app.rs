@@ -13,7 +13,7 @@ use crate::{
     hub::{Hub, PrerollRule, Publishing, QueueRule},
     ingest::tls::TlsError,
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
-    record::{self, Recorder, make_whole},
+    record::{self, Posters, Recorder, make_whole},
 };
 use std::{
     io,
@@ -72,6 +72,7 @@ pub struct App {
     library: Library,
     recovery: Recovery,
     deliveries: Deliveries,
+    posters: Posters,
     ways_in: WaysIn,
     control: Control,
     events: Events,
@@ -120,14 +121,19 @@ impl App {
         let events = Events::default();
         let told = events.clone();
         let deliveries = Deliveries::start(library.clone(), hooks, move |d| told.tell(&Event::from(d)));
-        let waker = deliveries.waker();
-        let mut recovery =
-            Recovery::start(library.clone(), interrupted, hook, make_whole, move || waker.wake());
+        let posters = Posters::start(library.clone());
+        let wake = || {
+            let (deliveries, posters) = (deliveries.waker(), posters.waker());
+            move || {
+                deliveries.wake();
+                posters.wake();
+            }
+        };
+        let mut recovery = Recovery::start(library.clone(), interrupted, hook, make_whole, wake());
         if !recovery.wait(recovery::LIMIT).await {
             tracing::warn!("what the last daemon left is still being made whole; starting meanwhile");
         }
-        let waker = deliveries.waker();
-        let recorder = Recorder::new(library.clone(), config.sync_interval, move || waker.wake())?;
+        let recorder = Recorder::new(library.clone(), config.sync_interval, wake())?;
         let (totals, syncs) = (recorder.totals(), recorder.sync_stats());
         tokio::spawn(record::sync::tell_stalls(syncs.clone()));
         let preroll = PrerollRule {
@@ -180,6 +186,7 @@ impl App {
             library,
             recovery,
             deliveries,
+            posters,
             ways_in,
             control,
             events,
@@ -203,6 +210,8 @@ impl App {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
         }
         self.deliveries.drain(left()).await;
+        // The next start makes those that are left.
+        self.posters.stop().await;
         self.events.close(CLOSE_LIMIT).await;
         self.http_stop.cancel();
         // A request that is still under way then is one nobody waits for any more.

@@ -1,4 +1,5 @@
-//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`), WHIP and the health routes.
+//! HTTP: the dialects of the control verbs (our `/api/v1`, Flashphoner's `/rest-api`, the `/recordings` of OpenVidu's tutorial),
+//! WHIP and the health routes.
 //!
 //! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
 //! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
@@ -9,6 +10,8 @@ mod events;
 mod flashphoner;
 mod flashphoner_pull;
 mod health;
+mod media;
+mod openvidu;
 mod options;
 mod problem;
 mod query;
@@ -46,9 +49,13 @@ where
     let resources = v1::routes(control.clone())
         .or(events::routes(events))
         .unify()
+        .or(media::routes(control.clone()))
+        .unify()
         .or(sources::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
+        .unify()
+        .or(openvidu::routes(control.clone()))
         .unify()
         .or(whip::routes(whip))
         .unify()
@@ -64,7 +71,7 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(path.as_str()));
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 
     let status = response.status();
     if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -90,14 +97,18 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::BadFragment
         | Kind::NotSupported => StatusCode::BAD_REQUEST,
         Kind::SourceNotAllowed | Kind::OriginNotAllowed => StatusCode::FORBIDDEN,
-        Kind::NotFound | Kind::UnknownSession | Kind::UnknownRecording | Kind::UnknownSource => {
-            StatusCode::NOT_FOUND
-        }
+        Kind::NotFound
+        | Kind::UnknownSession
+        | Kind::UnknownRecording
+        | Kind::UnknownFile
+        | Kind::UnknownRoom
+        | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::NotPublishing
         | Kind::AlreadyRecording
         | Kind::NotRecording
+        | Kind::SeveralFiles
         | Kind::RecordingOff
         | Kind::RecordingOver
         | Kind::RecordingNotBegun
@@ -105,6 +116,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::RecordingNotPaused
         | Kind::RecordingNotWaiting
         | Kind::SameSession
+        | Kind::RecordingRunning
         | Kind::NameTaken
         | Kind::SourceTaken
         | Kind::TooManySources => StatusCode::CONFLICT,
@@ -115,6 +127,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
         Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::ShuttingDown | Kind::NotReady | Kind::Busy | Kind::TooManyWatchers => {
             StatusCode::SERVICE_UNAVAILABLE
@@ -143,7 +156,12 @@ impl From<ControlError> for Problem {
             ControlError::PrerollTooLong { .. } => Kind::PrerollTooLong,
             ControlError::RecordingOff => Kind::RecordingOff,
             ControlError::Template(_) => Kind::BadTemplate,
+            ControlError::UnknownRoom(_) => Kind::UnknownRoom,
+            ControlError::RoomRecorded(_) => Kind::AlreadyRecording,
+            ControlError::RoomNotRecorded(_) => Kind::NotRecording,
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
+            ControlError::UnknownFile(_) => Kind::UnknownFile,
+            ControlError::StillRunning(_) => Kind::RecordingRunning,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
@@ -199,7 +217,7 @@ mod tests {
     use super::*;
     use crate::{
         control::{RecordingId, SourceId},
-        media::MediaSessionId,
+        media::{MediaSessionId, RoomName},
     };
 
     const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
@@ -223,6 +241,11 @@ mod tests {
             (ControlError::RecordingOff, 409, 409),
             (ControlError::Template("no such key".into()), 400, 400),
             (ControlError::UnknownRecording(recording), 404, 404),
+            (ControlError::UnknownFile("no poster".into()), 404, 404),
+            (ControlError::StillRunning(recording), 409, 409),
+            (ControlError::UnknownRoom(RoomName::default()), 404, 404),
+            (ControlError::RoomRecorded(RoomName::default()), 409, 409),
+            (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),

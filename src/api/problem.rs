@@ -29,9 +29,14 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/not-supported` | 400 | an option this version does not have |
 /// | `/problems/unknown-session` | 404 | no live session has this id |
 /// | `/problems/unknown-recording` | 404 | no recording has this id |
+/// | `/problems/unknown-file` | 404 | the recording has no such part, or the part no such file |
+/// | `/problems/range-not-satisfiable` | 416 | `Range` begins behind the end of the file |
+/// | `/problems/recording-running` | 409 | the recording has not ended, and cannot be deleted yet |
+/// | `/problems/unknown-room` | 404 | no live stream is in the room |
 /// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
-/// | `/problems/already-recording` | 409 | the session is being recorded |
-/// | `/problems/not-recording` | 409 | the session is not being recorded |
+/// | `/problems/already-recording` | 409 | the session, or the room, is being recorded |
+/// | `/problems/not-recording` | 409 | the session, or the room, is not being recorded |
+/// | `/problems/several-files` | 409 | the file is one of several of its recording, which go together |
 /// | `/problems/recording-over` | 409 | the recording has ended, or is ending |
 /// | `/problems/recording-not-begun` | 409 | the recording has no frame in a file yet |
 /// | `/problems/recording-paused` | 409 | the recording is paused |
@@ -76,6 +81,11 @@ pub(super) enum Kind {
     NotSupported,
     UnknownSession,
     UnknownRecording,
+    UnknownFile,
+    RangeNotSatisfiable,
+    RecordingRunning,
+    UnknownRoom,
+    SeveralFiles,
     NotPublishing,
     AlreadyRecording,
     NotRecording,
@@ -127,6 +137,11 @@ impl Kind {
             Kind::NotSupported => ("/problems/not-supported", "Option not supported"),
             Kind::UnknownSession => ("/problems/unknown-session", "No such session"),
             Kind::UnknownRecording => ("/problems/unknown-recording", "No such recording"),
+            Kind::UnknownFile => ("/problems/unknown-file", "No such file"),
+            Kind::RangeNotSatisfiable => ("/problems/range-not-satisfiable", "Range not satisfiable"),
+            Kind::RecordingRunning => ("/problems/recording-running", "Recording has not ended"),
+            Kind::UnknownRoom => ("/problems/unknown-room", "No live stream in this room"),
+            Kind::SeveralFiles => ("/problems/several-files", "One of several files"),
             Kind::NotPublishing => ("/problems/not-publishing", "Session is not publishing"),
             Kind::AlreadyRecording => ("/problems/already-recording", "Session is already recorded"),
             Kind::NotRecording => ("/problems/not-recording", "Session is not recorded"),
@@ -173,6 +188,8 @@ pub(super) struct Problem {
     detail: String,
     /// Value of the `Allow` header.
     allow: Option<&'static str>,
+    /// Bytes of the file of which a range was asked for that it has not.
+    complete_length: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -184,6 +201,15 @@ struct ProblemJson<'a> {
     instance: &'a str,
 }
 
+/// problem+json with the member that OpenVidu's clients read.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OpenViduJson<'a> {
+    #[serde(flatten)]
+    problem: ProblemJson<'a>,
+    error_message: &'a str,
+}
+
 #[derive(Serialize)]
 struct FlashphonerJson<'a> {
     error: &'a str,
@@ -192,7 +218,7 @@ struct FlashphonerJson<'a> {
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), allow: None }
+        Self { kind, detail: detail.into(), allow: None, complete_length: None }
     }
 
     pub(super) fn unknown_path() -> Self {
@@ -205,6 +231,11 @@ impl Problem {
     pub(super) fn method_not_allowed(method: &Method, allow: &'static str) -> Self {
         let detail = format!("{} is not for this path; it takes {allow}", quoted(method.as_str()));
         Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, detail) }
+    }
+
+    pub(super) fn range_not_satisfiable(size: u64) -> Self {
+        let detail = format!("the file has {size} bytes, and the range begins behind them");
+        Self { complete_length: Some(size), ..Self::new(Kind::RangeNotSatisfiable, detail) }
     }
 
     pub(super) fn not_supported(field: &str) -> Self {
@@ -224,10 +255,20 @@ impl Problem {
 
     /// problem+json; `instance` is the path of the request.
     pub(super) fn into_response(self, instance: &str) -> Response {
-        let status = super::status(self.kind);
+        let json = self.json(instance);
+        self.respond(super::status(self.kind), "application/problem+json", &json)
+    }
+
+    /// The same, with `detail` as `errorMessage` too (RFC 9457, section 3.2: other members may be there).
+    pub(super) fn into_openvidu_response(self, instance: &str) -> Response {
+        let json = OpenViduJson { problem: self.json(instance), error_message: &self.detail };
+        self.respond(super::status(self.kind), "application/problem+json", &json)
+    }
+
+    fn json<'a>(&'a self, instance: &'a str) -> ProblemJson<'a> {
         let (r#type, title) = self.kind.words();
-        let json = ProblemJson { r#type, title, status: status.as_u16(), detail: &self.detail, instance };
-        self.respond(status, "application/problem+json", &json)
+        let status = super::status(self.kind).as_u16();
+        ProblemJson { r#type, title, status, detail: &self.detail, instance }
     }
 
     /// `{"error": "what, and what to do", "status": 404}`. Flashphoner documents no error body, so this one is ours.
@@ -249,6 +290,10 @@ impl Problem {
         if status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        let complete = self.complete_length.and_then(|size| format!("bytes */{size}").try_into().ok());
+        if let Some(complete) = complete {
+            headers.insert(header::CONTENT_RANGE, complete);
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
@@ -300,6 +345,19 @@ mod tests {
         assert_eq!(response.status(), 404);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
         assert_eq!(body(response).await, json!({"error": "it is not recorded", "status": 404}));
+    }
+
+    #[tokio::test]
+    async fn openvidu_clients_find_their_member_in_the_problem() {
+        let problem = Problem::new(Kind::UnknownRoom, "room x has no live stream");
+        let response = problem.into_openvidu_response("/recordings/start");
+        assert_eq!(response.status(), 404);
+        let want = json!({
+            "type": "/problems/unknown-room", "title": "No live stream in this room", "status": 404,
+            "detail": "room x has no live stream", "instance": "/recordings/start",
+            "errorMessage": "room x has no live stream",
+        });
+        assert_eq!(body(response).await, want);
     }
 
     #[test]

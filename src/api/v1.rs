@@ -155,11 +155,16 @@ async fn recordings(method: Method, pairs: Vec<(String, String)>, control: Contr
 }
 
 async fn recording(id: String, method: Method, control: Control) -> Answer {
-    allow(&method, READ)?;
-    json(&control.recording(recording_id(&id)?).await?)
+    allow(&method, "GET, HEAD, DELETE")?;
+    let id = recording_id(&id)?;
+    if method == Method::DELETE {
+        to_the_end(async move { control.delete_recording(id).await }).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    json(&control.recording(id).await?)
 }
 
-fn recording_id(text: &str) -> Result<RecordingId, Problem> {
+pub(super) fn recording_id(text: &str) -> Result<RecordingId, Problem> {
     RecordingId::parse(text).ok_or_else(|| {
         let detail =
             format!("{} is no recording id (a UUID); GET /api/v1/recordings lists them", quoted(text));

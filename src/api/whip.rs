@@ -198,7 +198,7 @@ fn check_types(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem>
 }
 
 /// Percent-decoded path; what is not UTF-8 then becomes U+FFFD.
-fn decoded(path: &str) -> String {
+pub(super) fn decoded(path: &str) -> String {
     let form = format!("p={}", path.replace('+', "%2B").replace('&', "%26"));
     form_urlencoded::parse(form.as_bytes()).next().map(|(_, path)| path.into_owned()).unwrap_or_default()
 }

@@ -6,15 +6,21 @@ use super::{
     table,
 };
 use crate::control::Status;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use clap::{Args, builder::PossibleValuesParser};
 use serde::Deserialize;
+use serde_json::Value;
 
 const EXAMPLES: &str = "\
 Examples:
   reeld recordings
   reeld recordings --room court --status failed
-  reeld recordings --limit 1 --json | jq -r '.items[0].parts[].file'";
+  reeld recordings --from 2026-03-01 --to 2026-03-02   of one day, by this machine's clock
+  reeld recordings --from 2h                           of the last two hours
+  reeld recordings --room court --all --json | jq -r '.items[].parts[].file'";
+
+/// Recordings that `--all` asks for at a time.
+const PAGE: u32 = 500;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -30,21 +36,25 @@ pub struct RecordingsArgs {
     /// Only those in this state
     #[arg(long, value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     pub status: Option<String>,
+    /// Only those that started then or later: 2026-03-01, "2026-03-01 12:00", an RFC 3339 time, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub from: Option<DateTime<Utc>>,
+    /// Only those that started before then
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub to: Option<DateTime<Utc>>,
     /// How many to show
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
+    /// Show all there are
+    #[arg(long, conflicts_with = "limit")]
+    pub all: bool,
 }
 
 pub(super) async fn run(client: &Client, args: &RecordingsArgs) -> Result<(), CliError> {
-    let limit = args.limit.to_string();
-    let filters = [
-        ("room", args.room.as_deref()),
-        ("stream", args.stream.as_deref()),
-        ("status", args.status.as_deref()),
-        ("limit", Some(&limit)),
-    ];
-    let query: Vec<_> = filters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    let answer = client.get(&["recordings"], &query).await?;
+    if args.all {
+        return run_all(client, args).await;
+    }
+    let answer = read_page(client, args, args.limit, None).await?;
     if args.connect.json {
         return print_json(&answer);
     }
@@ -53,12 +63,104 @@ pub(super) async fn run(client: &Client, args: &RecordingsArgs) -> Result<(), Cl
         eprintln!("no recordings");
         return Ok(());
     }
-    let head = ["STREAM", "RECORDING ID", "STATUS", "STARTED", "DURATION", "SIZE", "FILE"];
-    print(&table::table(&head, page.items.iter().map(Recording::row)))?;
+    print(&table(&page.items))?;
     if page.next_cursor.is_some() {
-        eprintln!("there are more; raise --limit, or narrow with --room, --stream or --status");
+        eprintln!(
+            "there are more; raise --limit, take --all, or narrow with --room, --stream, --status, --from or --to"
+        );
     }
     Ok(())
+}
+
+/// Page by page, so that a list of any length takes little memory; what is printed is one list.
+async fn run_all(client: &Client, args: &RecordingsArgs) -> Result<(), CliError> {
+    let (mut cursor, mut shown) = (None::<String>, 0);
+    loop {
+        let answer = read_page(client, args, PAGE, cursor.as_deref()).await?;
+        cursor = answer["nextCursor"].as_str().map(str::to_owned);
+        if args.connect.json {
+            let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
+            print(&json_piece(items, shown, cursor.is_none()))?;
+            shown += items.len();
+        } else {
+            let page: Recordings = client.read(answer)?;
+            let lines = table(&page.items);
+            let head = if shown == 0 { 0 } else { lines.find('\n').map_or(0, |end| end + 1) };
+            if !page.items.is_empty() {
+                print(&lines[head..])?;
+            }
+            shown += page.items.len();
+        }
+        if cursor.is_none() {
+            break;
+        }
+    }
+    if shown == 0 && !args.connect.json {
+        eprintln!("no recordings");
+    }
+    Ok(())
+}
+
+async fn read_page(
+    client: &Client,
+    args: &RecordingsArgs,
+    limit: u32,
+    cursor: Option<&str>,
+) -> Result<Value, CliError> {
+    let time = |at: Option<DateTime<Utc>>| at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
+    let (from, to, limit) = (time(args.from), time(args.to), limit.to_string());
+    let filters = [
+        ("room", args.room.as_deref()),
+        ("stream", args.stream.as_deref()),
+        ("status", args.status.as_deref()),
+        ("from", from.as_deref()),
+        ("to", to.as_deref()),
+        ("limit", Some(&limit)),
+        ("cursor", cursor),
+    ];
+    let query: Vec<_> = filters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    client.get(&["recordings"], &query).await
+}
+
+/// A page of the one list that `--all --json` prints, as the daemon would answer it: `shown` came before.
+fn json_piece(items: &[Value], shown: usize, last: bool) -> String {
+    let mut text = String::new();
+    if shown == 0 {
+        text.push_str("{\n\"items\": [\n");
+    }
+    for (n, item) in items.iter().enumerate() {
+        text.push_str(if shown + n == 0 { "" } else { ",\n" });
+        text.push_str(&format!("{item:#}"));
+    }
+    if last {
+        text.push_str("\n],\n\"nextCursor\": null\n}\n");
+    }
+    text
+}
+
+fn table(items: &[Recording]) -> String {
+    let head = ["STREAM", "RECORDING ID", "STATUS", "STARTED", "DURATION", "SIZE", "FILE"];
+    table::table(&head, items.iter().map(Recording::row))
+}
+
+/// A time as people write it; without a zone it is this machine's.
+fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    if let Ok(ago) = humantime::parse_duration(text) {
+        let time = TimeDelta::from_std(ago).ok().and_then(|ago| Utc::now().checked_sub_signed(ago));
+        return time.ok_or_else(|| "that is too long ago".to_owned());
+    }
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").map(|date| date.and_time(NaiveTime::MIN));
+    let written = ["%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"];
+    let mut times = written.iter().filter_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
+    let local = date.ok().or_else(|| times.next());
+    let local = local
+        .ok_or("write 2026-03-01, \"2026-03-01 12:00\", 2026-03-01T12:00:00Z, or 2h for two hours ago")?;
+    // An hour that the clock shows twice is meant the first time.
+    let time = local.and_local_timezone(Local).earliest();
+    time.map(|time| time.to_utc()).ok_or_else(|| "the clock leaves that time out here".to_owned())
 }
 
 #[derive(Deserialize)]
@@ -136,5 +238,39 @@ mod tests {
         assert_eq!(two.files(), "/r/a_1.mp4 (+1)");
         assert_eq!(recording(json!([]), json!("the disk is full")).files(), "the disk is full");
         assert_eq!(recording(json!([]), json!(null)).files(), "-");
+    }
+
+    #[test]
+    fn times_are_taken_as_people_write_them() {
+        let local = |text: &str| {
+            let naive = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").expect("a time");
+            Ok(naive.and_local_timezone(Local).earliest().expect("a time that is").to_utc())
+        };
+        assert_eq!(parse_time("2026-03-01"), local("2026-03-01 00:00:00"));
+        for text in ["2026-03-01 12:30", "2026-03-01 12:30:00", "2026-03-01T12:30", "2026-03-01T12:30:00"] {
+            assert_eq!(parse_time(text), local("2026-03-01 12:30:00"), "{text}");
+        }
+        let zoned = parse_time("2026-03-01T12:30:00+01:00").expect("a time");
+        assert_eq!(zoned.timestamp(), 1_772_364_600);
+        let then = parse_time("2h").expect("a time");
+        let ago = Utc::now() - then;
+        assert!((7_200..7_260).contains(&ago.num_seconds()), "{ago}");
+        for text in ["", "yesterday", "2026-13-01", "2026-03-01 25:00", "999999999999y"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_pages_are_printed_as_one_list() {
+        let page = |ids: &[u32]| ids.iter().map(|id| json!({ "id": id })).collect::<Vec<_>>();
+        let text = [
+            json_piece(&page(&[1, 2]), 0, false),
+            json_piece(&page(&[3]), 2, false),
+            json_piece(&page(&[]), 3, true),
+        ];
+        let list: Value = serde_json::from_str(&text.concat()).expect("JSON");
+        assert_eq!(list, json!({"items": [{"id": 1}, {"id": 2}, {"id": 3}], "nextCursor": null}));
+        let empty: Value = serde_json::from_str(&json_piece(&[], 0, true)).expect("JSON");
+        assert_eq!(empty, json!({"items": [], "nextCursor": null}));
     }
 }

@@ -3,22 +3,26 @@
 mod active;
 mod disk;
 mod events;
+mod files;
 mod objects;
 mod recording;
+mod rooms;
 mod rules;
 mod sources;
 pub mod verify;
 pub mod whip;
 
 pub use crate::{
-    library::{Filter, Page, Recording, RecordingId, Status},
+    library::{Filter, Page, Part, Recording, RecordingId, Status},
     record::Refusal,
 };
 pub use events::{
     Cause, ConfigOutcome, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch, RecordingChange,
     SessionChange, Told, WatchEnd,
 };
+pub use files::{Media, Resource, read_aside};
 pub use objects::*;
+pub use rooms::{RoomFailure, RoomOutcome, RoomRecording};
 pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
@@ -27,7 +31,7 @@ use crate::{
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{Library, LibraryError},
-    media::{MediaSessionId, Track},
+    media::{MediaSessionId, RoomName, Track},
     record::{Recorder, Running},
 };
 use active::Actives;
@@ -68,8 +72,19 @@ pub enum ControlError {
     RecordingOff,
     #[error("fileTemplate: {0}")]
     Template(String),
+    #[error("room {0} has no live stream; `GET /api/v1/sessions` lists those of all rooms")]
+    UnknownRoom(RoomName),
+    #[error("room {0} is being recorded already; stop that first")]
+    RoomRecorded(RoomName),
+    #[error("room {0} is not being recorded")]
+    RoomNotRecorded(RoomName),
     #[error("there is no recording {0}")]
     UnknownRecording(RecordingId),
+    /// A part, or a file of it, that is not there.
+    #[error("{0}")]
+    UnknownFile(String),
+    #[error("recording {0} has not ended; stop it, then delete it")]
+    StillRunning(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
     #[error("the daemon is ending and starts nothing new")]
@@ -194,6 +209,17 @@ impl Control {
         let mut recording = found.ok_or(ControlError::UnknownRecording(id))?;
         self.freshen(&mut recording);
         Ok(recording)
+    }
+
+    /// The recording that has a finished file called `name`, and the number of that part.
+    pub async fn file_named(&self, name: &str) -> Result<(Recording, u32), ControlError> {
+        let found = self.inner.library.part_named(name).await;
+        let found = found.map_err(|e| ControlError::Failed(e.to_string()))?;
+        let (id, number) = found.ok_or_else(|| {
+            let why = "no finished file of a recording has this name; `GET /recordings` lists them";
+            ControlError::UnknownFile(why.to_owned())
+        })?;
+        Ok((self.recording(id).await?, number))
     }
 
     pub fn sessions(&self) -> Vec<Session> {

@@ -101,13 +101,18 @@ impl Control {
             let (subscriber, degraded) = self.subscribe(&stream, preroll)?;
             self.begin(&mut active, stream, subscriber, &rules, degraded)
         };
-        let recording = match tokio::time::timeout(START_WAIT, running.started()).await {
-            Ok(recording) => recording,
-            Err(_) => running.progress().recording,
-        };
+        let recording = Self::started(&mut running).await;
         match recording.error {
             Some(error) => Err(ControlError::Failed(error)),
             None => Ok(recording),
+        }
+    }
+
+    /// A recording once its first frame is in a file, or as it is after 2 s.
+    pub(super) async fn started(running: &mut Running) -> Recording {
+        match tokio::time::timeout(START_WAIT, running.started()).await {
+            Ok(recording) => recording,
+            Err(_) => running.progress().recording,
         }
     }
 
@@ -226,7 +231,7 @@ impl Control {
         running
     }
 
-    fn begin(
+    pub(super) fn begin(
         &self,
         active: &mut Actives<Running>,
         stream: Arc<Stream>,
@@ -250,7 +255,7 @@ impl Control {
     }
 
     /// From the key frame at or before the pre-roll, and why it is shorter than that.
-    fn subscribe(
+    pub(super) fn subscribe(
         &self,
         stream: &Stream,
         preroll: Duration,
@@ -267,7 +272,7 @@ impl Control {
     }
 
     /// How much of the past a start gets: what it asks for, else what the policy says.
-    fn preroll_for(&self, options: &StartOptions) -> Result<Duration, ControlError> {
+    pub(super) fn preroll_for(&self, options: &StartOptions) -> Result<Duration, ControlError> {
         let by_policy = self.rules().policy.preroll;
         let kept = by_policy.max(Duration::from_millis(self.inner.facts.limits.preroll_ms));
         match options.preroll {
@@ -276,7 +281,7 @@ impl Control {
         }
     }
 
-    fn rules_for(&self, options: StartOptions) -> Result<Arc<Rules>, ControlError> {
+    pub(super) fn rules_for(&self, options: StartOptions) -> Result<Arc<Rules>, ControlError> {
         let rules = self.rules();
         if !rules.policy.record_streams {
             return Err(ControlError::RecordingOff);
@@ -311,7 +316,7 @@ impl Control {
     }
 }
 
-fn stop(active: &mut Actives<Running>, id: RecordingId) {
+pub(super) fn stop(active: &mut Actives<Running>, id: RecordingId) {
     active.stopping(id);
     if let Some(now) = active.get(id) {
         now.running.stop();

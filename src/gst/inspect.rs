@@ -59,18 +59,9 @@ type Tracks = Arc<Mutex<Vec<Track>>>;
 /// that breaks off has what comes before. Blocks for as long as that takes.
 pub fn inspect(file: &Path) -> Result<Contents, PipelineError> {
     let finished = file.extension().filter(|e| *e == "part").map(|_| file.with_extension(""));
-    let named = finished.as_deref().unwrap_or(file);
-    let extension = named.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    // Not by what is in it: that could be a play list, and lead elsewhere.
-    let demuxer = match extension {
-        "mp4" => "qtdemux",
-        "webm" | "mkv" => "matroskademux",
-        "ts" => "tsdemux",
-        _ => return Err(PipelineError::Build(format!("no container has the extension {extension:?}"))),
-    };
     let bytes = fs::metadata(file).map_or(0, |found| found.len());
     let source = gst::ElementFactory::make("filesrc").property("location", file).build()?;
-    let demuxer = gst::ElementFactory::make(demuxer).build()?;
+    let demuxer = demuxer_of(finished.as_deref().unwrap_or(file))?;
     let pipeline = Pipeline::new();
     pipeline.add(&source)?;
     pipeline.add(&demuxer)?;
@@ -90,6 +81,18 @@ pub fn inspect(file: &Path) -> Result<Contents, PipelineError> {
         Err(error) if contents == Contents::default() => Err(error),
         _ => Ok(contents),
     }
+}
+
+/// The demuxer for a file's extension. Not by what is in it: that could be a play list, and lead elsewhere.
+pub(super) fn demuxer_of(file: &Path) -> Result<gst::Element, PipelineError> {
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let demuxer = match extension {
+        "mp4" => "qtdemux",
+        "webm" | "mkv" => "matroskademux",
+        "ts" => "tsdemux",
+        _ => return Err(PipelineError::Build(format!("no container has the extension {extension:?}"))),
+    };
+    Ok(gst::ElementFactory::make(demuxer).build()?)
 }
 
 /// Counts what comes out of a demuxer's pad.

@@ -5,11 +5,13 @@ mod elements;
 mod inspect;
 pub mod mp4mux;
 mod pipeline;
+mod poster;
 mod template;
 
 pub use elements::{ElementsError, make as make_elements};
 pub use inspect::{AudioContents, Contents, VideoContents, inspect};
 pub use pipeline::{Pipeline, PipelineError};
+pub use poster::{Poster, poster};
 pub use template::{PlanError, Template, TemplateProblem, Templates, TrackPlan};
 
 /// Starts GStreamer and registers reeld's own elements. May be called more than once.

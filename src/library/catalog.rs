@@ -2,7 +2,7 @@
 
 use super::{
     AudioPart, HookJob, Library, LibraryError, Lost, Part, Recording, RecordingId, Status, VideoPart, outbox,
-    sql,
+    posters, sql,
 };
 use crate::media::{Gap, MediaSessionId};
 use chrono::{DateTime, Utc};
@@ -239,7 +239,7 @@ pub(super) async fn insert_part(
 ) -> Result<(), LibraryError> {
     sqlx::query(
         "INSERT INTO part (recording_id, number, file, name, size, sha256, started_at_ms, duration_ms, video, \
-         audio, gaps, hook, lost, degraded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         audio, gaps, hook, lost, degraded, poster, poster_tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.to_string())
     .bind(part.number)
@@ -255,6 +255,8 @@ pub(super) async fn insert_part(
     .bind(part.hook.as_ref().map(to_json))
     .bind(to_json(&part.lost))
     .bind(to_json(&part.degraded))
+    .bind(part.poster.as_deref().map(path_text).transpose()?)
+    .bind(if part.video.is_some() && part.poster.is_none() { posters::TRIES } else { 0 })
     .execute(tx)
     .await
     .map_err(sql(what))?;
@@ -350,7 +352,7 @@ pub(super) fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
         video: video.map(|v| from_json::<VideoPart>("video", v)).transpose()?,
         audio: audio.map(|a| from_json::<AudioPart>("audio", a)).transpose()?,
         hook: hook.map(|h| from_json("hook", h)).transpose()?,
-        poster: None,
+        poster: get::<Option<String>>(row, "poster")?.map(PathBuf::from),
         gaps: from_json::<Vec<Gap>>("gaps", get(row, "gaps")?)?,
         lost: from_json("lost", get(row, "lost")?)?,
         degraded: from_json("degraded", get(row, "degraded")?)?,

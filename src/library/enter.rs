@@ -7,6 +7,7 @@ use super::{
         from_json, get, id_of, insert_part, insert_recording, path_text, recording_of, time_of, to_json,
         to_sql,
     },
+    files::poster_of,
     outbox, sql,
     storage::{io_error, measure, rename_new},
 };
@@ -321,9 +322,9 @@ fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, Str
         }
         tracing::warn!(file = name, "entered as its manifest tells, but {differs}");
     }
+    part.poster = Some(poster_of(&file)).filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_file()));
     part.file = file;
     part.hook = None;
-    part.poster = None;
     Ok(Found { identity: recording, part, recovered, hook: true })
 }
 
@@ -376,6 +377,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     part.name = name.to_owned();
     part.file = file;
     part.hook = None;
+    part.poster = None;
     Ok(Some(Found { identity: recording, part, recovered, hook: true }))
 }
 

@@ -1,7 +1,8 @@
 //! The manifest: `NAME.EXT.json` beside each finished file, from which the catalog can be rebuilt.
 //!
 //! The JSON is one [`Part`] with two more fields: `version`, and `recording`, the identity of the recording
-//! the part belongs to. What a hook did is in the catalog only: the manifest is never rewritten.
+//! the part belongs to. What a hook did is in the catalog only: the manifest is replaced
+//! once only, when the file has got a poster.
 
 use super::{AudioPart, Part, PartLost, Recording, RecordingId, VideoPart};
 use crate::media::{Gap, MediaSessionId, Protocol};
@@ -88,6 +89,8 @@ struct PartFields<'a> {
     duration_ms: u64,
     video: &'a Option<VideoPart>,
     audio: &'a Option<AudioPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    poster: &'a Option<PathBuf>,
     gaps: &'a [Gap],
     lost: PartLost,
     degraded: &'a [String],
@@ -104,6 +107,7 @@ fn without_hook<S: Serializer>(part: &Part, serializer: S) -> Result<S::Ok, S::E
         duration_ms: part.duration_ms,
         video: &part.video,
         audio: &part.audio,
+        poster: &part.poster,
         gaps: &part.gaps,
         lost: part.lost,
         degraded: &part.degraded,

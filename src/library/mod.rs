@@ -6,12 +6,15 @@
 
 mod adopt;
 mod catalog;
+mod delete;
 mod enter;
+mod files;
 mod list;
 mod manifest;
 mod objects;
 mod open;
 mod outbox;
+mod posters;
 mod recover;
 mod salvage;
 mod storage;
@@ -20,6 +23,7 @@ mod strays;
 pub(crate) mod testing;
 mod verify;
 
+pub use files::{PartFiles, poster_of};
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
 pub use objects::{
@@ -27,6 +31,7 @@ pub use objects::{
     RecordingId, Status, VideoPart,
 };
 pub use outbox::{Delivery, HookJob, OutboxId};
+pub use posters::PosterJob;
 pub use recover::Interrupted;
 pub use salvage::{Inspect, MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
@@ -34,7 +39,12 @@ pub use verify::{KnownPart, ReadOnlyCatalog};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
-use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
@@ -60,6 +70,12 @@ pub enum LibraryError {
     Unknown(RecordingId),
     #[error("recording {id} is {now} and cannot become {wanted}", now = .now.as_str(), wanted = .wanted.as_str())]
     Past { id: RecordingId, now: Status, wanted: Status },
+    #[error("recording {id} is {}, and is not deleted before it has ended", .status.as_str())]
+    NotEnded { id: RecordingId, status: Status },
+    #[error(
+        "the recording is out of the catalog, but {file} could not be removed: {source}; the next start tries again"
+    )]
+    NotRemoved { file: PathBuf, source: std::io::Error },
     #[error("limit is {0}; it can be 1 to {max}", max = Filter::MAX_LIMIT)]
     Limit(u32),
     #[error("the cursor is not one this server gave out; leave it out to begin with the newest recording")]
@@ -85,6 +101,10 @@ struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
     storage: Storage,
+    /// Held while files of finished parts are removed or replaced.
+    files: tokio::sync::Mutex<()>,
+    /// Recoveries under way.
+    recovering: AtomicUsize,
 }
 
 impl Library {
@@ -104,7 +124,8 @@ impl Library {
         let open = |source| LibraryError::Open { file: file.clone(), source };
         let readers =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(open)?;
-        Ok(Self { inner: Arc::new(Inner { file, writer, readers, storage }) })
+        let (files, recovering) = (tokio::sync::Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { inner: Arc::new(Inner { file, writer, readers, storage, files, recovering }) })
     }
 
     pub fn storage(&self) -> &Storage {
@@ -150,6 +171,8 @@ fn options(url: &str) -> Result<SqliteConnectOptions, LibraryError> {
 
 #[cfg(test)]
 mod catalog_tests;
+#[cfg(test)]
+mod delete_tests;
 #[cfg(test)]
 mod rebuild_tests;
 #[cfg(test)]

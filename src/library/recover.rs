@@ -18,6 +18,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 /// Recordings that have not ended, and files that the catalog does not know.
@@ -36,8 +37,10 @@ impl Interrupted {
 impl Library {
     /// For the start of the daemon, before anything is recorded: every recording that has not ended is one the
     /// last daemon left behind, and every file that the catalog does not know is one that it has lost, or that somebody
-    /// put there. Reads the catalog and the names in the records folder, no file.
+    /// put there. Reads the catalog and the names in the records folder, no file. First it
+    /// goes on with what the last daemon had begun to delete.
     pub async fn interrupted(&self) -> Result<Interrupted, LibraryError> {
+        self.end_deletions().await?;
         Ok(Interrupted { left: self.left_behind().await?, strays: self.strays().await? })
     }
 
@@ -67,6 +70,7 @@ impl Library {
         inspect: Inspect,
     ) -> Result<Vec<Recording>, LibraryError> {
         let Interrupted { left, strays } = interrupted;
+        let _recovering = Recovering::begin(self);
         let writing: Vec<Writing> = left.iter().flat_map(|l| l.writing.iter().cloned()).collect();
         let mut whole = self.whole_parts(writing, &strays).await?;
         let mut ended = Vec::with_capacity(left.len());
@@ -247,6 +251,22 @@ impl Library {
             None
         });
         Ok(made.map(|(_, part)| (part, changed)))
+    }
+}
+
+/// While it lives, nothing that is still to be made whole is deleted.
+struct Recovering(Library);
+
+impl Recovering {
+    fn begin(library: &Library) -> Self {
+        library.inner.recovering.fetch_add(1, Ordering::SeqCst);
+        Self(library.clone())
+    }
+}
+
+impl Drop for Recovering {
+    fn drop(&mut self) {
+        self.0.inner.recovering.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -95,11 +95,14 @@ impl Library {
         }
     }
 
-    /// Names in the records folder that the catalog has: of parts, and of what was being written.
+    /// Names in the records folder that the catalog has: of parts, of what was being written, and of what could not be
+    /// deleted.
     async fn known_names(&self) -> Result<HashSet<String>, LibraryError> {
         const WHAT: &str = "read which files it has";
-        let mut rows =
-            sqlx::query("SELECT file FROM part UNION ALL SELECT file FROM writing").fetch(self.readers());
+        let mut rows = sqlx::query(
+            "SELECT file FROM part UNION ALL SELECT file FROM writing UNION ALL SELECT file FROM deleting",
+        )
+        .fetch(self.readers());
         // With a slash at its end.
         let folder = self.storage().folder().join("");
         let folder = path_text(&folder)?;

@@ -9,6 +9,7 @@ pub mod naming;
 mod params;
 mod part;
 mod pool;
+mod posters;
 mod request;
 mod rotation;
 mod salvage;
@@ -20,6 +21,7 @@ mod usage;
 mod writer;
 
 pub use books::{Progress, Totals};
+pub use posters::{PosterWaker, Posters};
 pub use request::{Refusal, Source};
 pub use salvage::make_whole;
 

@@ -1,0 +1,197 @@
+//! The files of a recording, for those who fetch them; and their deletion.
+
+use super::{Control, ControlError};
+use crate::library::{LibraryError, PartFiles, RecordingId, Storage};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+
+/// Reads of files that are under way at once; more wait. A disk that stands still takes no more blocking threads than this.
+static READS: Semaphore = Semaphore::const_new(32);
+/// How long a file may be under neither name: it gets its final one before the catalog is told.
+const RENAME_TRIES: u32 = 20;
+const RENAME_PAUSE: Duration = Duration::from_millis(50);
+
+/// What can be fetched of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    File,
+    Manifest,
+    Poster,
+}
+
+impl Resource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Resource::File => "file",
+            Resource::Manifest => "manifest",
+            Resource::Poster => "poster",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        [Resource::File, Resource::Manifest, Resource::Poster].into_iter().find(|r| r.as_str() == word)
+    }
+}
+
+/// An open file, and what is to be told of it. It stays readable when the recording is deleted.
+#[derive(Clone, Debug)]
+pub struct Media {
+    pub file: Arc<File>,
+    /// File name to save it under.
+    pub name: String,
+    /// Bytes; of a file that is being written: so many as there are now.
+    pub size: u64,
+    /// Strong, without quotes; `None` while it is being written.
+    pub etag: Option<String>,
+    pub content_type: &'static str,
+}
+
+impl Control {
+    /// Opens the file, the manifest or the poster of part `number`. A part that is being written has only its file.
+    pub async fn media(
+        &self,
+        id: RecordingId,
+        number: u32,
+        resource: Resource,
+    ) -> Result<Media, ControlError> {
+        let missing = |why: &str| ControlError::UnknownFile(format!("part {number} of recording {id} {why}"));
+        for _ in 0..RENAME_TRIES {
+            let found = self.inner.library.part_files(&id, number).await;
+            let found = found.map_err(|e| ControlError::Failed(e.to_string()))?;
+            let part = match found.ok_or(ControlError::UnknownRecording(id))? {
+                PartFiles::Missing => return Err(missing("does not exist")),
+                PartFiles::Writing(_) if resource != Resource::File => {
+                    return Err(missing(&format!("is not finished and has no {} yet", resource.as_str())));
+                }
+                PartFiles::Finished { has_poster: false, .. } if resource == Resource::Poster => {
+                    return Err(missing("has no poster"));
+                }
+                part => part,
+            };
+            let is_growing = matches!(part, PartFiles::Writing(_));
+            let storage = self.inner.library.storage().clone();
+            match read_aside(move || open(&storage, part, resource)).await {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && is_growing => {
+                    tokio::time::sleep(RENAME_PAUSE).await;
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(missing(&format!("has lost its {}: {e}", resource.as_str())));
+                }
+                Err(e) => {
+                    let what = resource.as_str();
+                    return Err(ControlError::Failed(format!("the {what} cannot be opened: {e}")));
+                }
+                Ok(media) => return Ok(media),
+            }
+        }
+        Err(missing("has lost its file"))
+    }
+
+    /// Deletes a recording that has ended: files, manifests, posters, and what the catalog knows of it.
+    pub async fn delete_recording(&self, id: RecordingId) -> Result<(), ControlError> {
+        // The catalog tells the end of a recording a moment before those who follow it know.
+        if self.active().get(id).is_some() {
+            return Err(ControlError::StillRunning(id));
+        }
+        match self.inner.library.delete(&id).await {
+            Ok(()) => {
+                tracing::info!(recording = %id, "deleted");
+                Ok(())
+            }
+            Err(LibraryError::Unknown(_)) => Err(ControlError::UnknownRecording(id)),
+            Err(LibraryError::NotEnded { .. }) => Err(ControlError::StillRunning(id)),
+            Err(e) => Err(ControlError::Failed(e.to_string())),
+        }
+    }
+}
+
+/// Runs what reads the disk beside the async threads, a bounded number at once.
+pub async fn read_aside<T: Send + 'static>(
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let _place = READS.acquire().await.map_err(io::Error::other)?;
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+}
+
+fn open(storage: &Storage, part: PartFiles, resource: Resource) -> io::Result<Media> {
+    let (path, sum) = match part {
+        PartFiles::Finished { file, size, sha256, .. } => (file, Some((size, sha256))),
+        PartFiles::Writing(file) => (file, None),
+        PartFiles::Missing => return Err(io::ErrorKind::NotFound.into()),
+    };
+    let file = match resource {
+        Resource::File => storage.open_to_read(&path)?,
+        Resource::Manifest => storage.open_manifest(&path)?,
+        Resource::Poster => storage.open_poster(&path)?,
+    };
+    let found = file.metadata()?;
+    let etag = match (resource, sum) {
+        // One that somebody has changed is not the one that was summed up.
+        (Resource::File, Some((size, sha256))) => (size == found.len()).then_some(sha256),
+        (Resource::File, None) => None,
+        // These are only ever replaced, by a file with another inode.
+        _ => {
+            Some(format!("{:x}-{:x}-{:x}-{:x}", found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+        }
+    };
+    let name = name_of(path, resource);
+    let content_type = match resource {
+        Resource::File => content_type(&name),
+        Resource::Manifest => "application/json",
+        Resource::Poster => "image/jpeg",
+    };
+    Ok(Media { file: Arc::new(file), name, size: found.len(), etag, content_type })
+}
+
+/// Without `.part`: what is saved under this name plays.
+fn name_of(path: PathBuf, resource: Resource) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".part").unwrap_or(&name);
+    match resource {
+        Resource::File => name.to_owned(),
+        Resource::Manifest => format!("{name}.json"),
+        Resource::Poster => format!("{name}.jpg"),
+    }
+}
+
+fn content_type(name: &str) -> &'static str {
+    match Path::new(name).extension().and_then(|e| e.to_str()) {
+        Some("mp4") => "video/mp4",
+        Some("webm") => "video/webm",
+        Some("mkv") => "video/x-matroska",
+        Some("ts") => "video/mp2t",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_types() {
+        for (path, resource, name, kind) in [
+            ("/r/cam.mp4", Resource::File, "cam.mp4", "video/mp4"),
+            ("/r/cam.mp4.part", Resource::File, "cam.mp4", "video/mp4"),
+            ("/r/cam.webm", Resource::File, "cam.webm", "video/webm"),
+            ("/r/cam.mkv", Resource::File, "cam.mkv", "video/x-matroska"),
+            ("/r/cam.ts", Resource::File, "cam.ts", "video/mp2t"),
+            ("/r/cam", Resource::File, "cam", "application/octet-stream"),
+            ("/r/cam.mp4", Resource::Manifest, "cam.mp4.json", "application/octet-stream"),
+            ("/r/cam.mp4", Resource::Poster, "cam.mp4.jpg", "application/octet-stream"),
+        ] {
+            let got = name_of(path.into(), resource);
+            assert_eq!((got.as_str(), content_type(&got)), (name, kind), "{path}");
+        }
+        for resource in [Resource::File, Resource::Manifest, Resource::Poster] {
+            assert_eq!(Resource::parse(resource.as_str()), Some(resource));
+        }
+    }
+}
