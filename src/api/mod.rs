@@ -1,4 +1,5 @@
-//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`), WHIP and the health routes.
+//! HTTP: the two dialects of the control verbs (Flashphoner's `/rest-api` and our `/api/v1`), WHIP, the web
+//! pages and the health routes.
 //!
 //! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
 //! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
@@ -14,6 +15,7 @@ mod query;
 mod server;
 mod sources;
 mod v1;
+mod web;
 mod whip;
 
 pub use server::serve;
@@ -50,6 +52,8 @@ where
         .unify()
         .or(health::routes(control, metrics))
         .unify()
+        .or(web::routes())
+        .unify()
         .or(unknown)
         .unify();
     warp::path::full().and(warp::method()).and(resources).map(finish)
@@ -60,7 +64,8 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(path.as_str()));
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // What may be kept says so itself.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 
     let status = response.status();
     if status == StatusCode::INTERNAL_SERVER_ERROR {
