@@ -58,7 +58,7 @@ static PAGES: LazyLock<[Asset; 2]> = LazyLock::new(|| {
     }
 });
 
-static ASSETS: LazyLock<[Asset; 17]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 18]> = LazyLock::new(|| {
     assets! {
         "base.css": CSS,
         "library.css": CSS,
@@ -67,6 +67,7 @@ static ASSETS: LazyLock<[Asset; 17]> = LazyLock::new(|| {
         "api.js": JS,
         "capture.js": JS,
         "card.js": JS,
+        "clock.js": JS,
         "dom.js": JS,
         "feed.js": JS,
         "format.js": JS,
@@ -80,7 +81,8 @@ static ASSETS: LazyLock<[Asset; 17]> = LazyLock::new(|| {
     }
 });
 
-pub(super) fn routes() -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static {
+pub(super) fn routes() -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static
+{
     let request = warp::method().and(warp::header::headers_cloned());
     let [library, publish] = &*PAGES;
     let index = warp::path::end().and(request).map(|method, headers| send(library, &method, &headers));

@@ -1,6 +1,7 @@
 // One recording as a card.
 
 import * as api from "./api.js";
+import { Clock } from "./clock.js";
 import { el, setText, show } from "./dom.js";
 import * as format from "./format.js";
 import { isRunning } from "./store.js";
@@ -79,18 +80,23 @@ function mediaOf({ parts, container }) {
 
 /** The picture, or a drawing where there is none (yet). */
 function posterOf(play) {
-  const image = el("img", { alt: "", loading: "lazy", decoding: "async", hidden: true });
-  const length = el("span.length.number");
+  const image = el("img", { alt: "", loading: "lazy", decoding: "async" });
+  const length = new Clock("span.length");
   // The Play button below does the same: one stop for the keyboard is enough.
-  const element = el("div.poster", { "aria-hidden": "true", onclick: play }, image, length);
+  const element = el("div.poster", { "aria-hidden": "true", onclick: play }, image, length.element);
   let asked = null;
-  image.addEventListener("load", () => show(image, true));
-  image.addEventListener("error", () => show(image, false));
-  const update = ({ id, status, durationMs, parts }) => {
+  let timed = null;
+  // Not `hidden`: what is not laid out is not loaded lazily either.
+  image.addEventListener("load", () => (image.dataset.loaded = "true"));
+  image.addEventListener("error", () => delete image.dataset.loaded);
+  const update = (recording) => {
+    const { id, status, durationMs, parts } = recording;
     const part = parts.find((p) => p.video);
     element.dataset.kind = part || parts.length === 0 ? "picture" : "sound";
-    setText(length, durationMs > 0 ? format.clock(durationMs) : "");
-    show(length, durationMs > 0);
+    // What is told again unchanged is as old as it was: its clock goes on.
+    if (recording !== timed) length.set(durationMs, status === "recording");
+    timed = recording;
+    show(length.element, durationMs > 0 || status === "recording");
     if (!part) return;
     // It is made after the recording has finished: what changes then is worth another try.
     const key = `${id} ${status} ${part.poster ?? ""}`;

@@ -45,6 +45,12 @@ export function wholeTime(date) {
   return WHOLE.format(date);
 }
 
+/** Names may be hundreds of characters long: where one is part of a sentence, its beginning. */
+export function short(name) {
+  const letters = [...name];
+  return letters.length > 48 ? `${letters.slice(0, 47).join("")}…` : name;
+}
+
 export function plural(count, one, many = `${one}s`) {
   return `${count} ${count === 1 ? one : many}`;
 }

@@ -1,6 +1,7 @@
 // Live streams: what each is, its recording lamp, and the verbs of its recording.
 
 import * as api from "./api.js";
+import { Clock } from "./clock.js";
 import { actionButton, el, keyed, setText, show, toast } from "./dom.js";
 import * as format from "./format.js";
 
@@ -23,21 +24,13 @@ export function liveView(store) {
     setText(count, store.sessions.length > 0 ? String(store.sessions.length) : "");
   };
   store.addEventListener("sessions", draw);
-  setInterval(() => list.querySelectorAll("[data-since], [data-running]").forEach(tick), 1000);
   draw();
-}
-
-/** Clocks go on by themselves between two answers. */
-function tick(element) {
-  const { since, running, at } = element.dataset;
-  if (since) setText(element, format.clock(Date.now() - Number(since)));
-  else setText(element, format.clock(Number(running) + (at ? performance.now() - Number(at) : 0)));
 }
 
 function streamCard(store) {
   let session = null;
   const tell = (error) => {
-    toast(`${session.name}: ${error.message}`);
+    toast(`${format.short(session.name)}: ${error.message}`);
     store.reload();
   };
   const verb = (call) => async () => {
@@ -53,11 +46,11 @@ function streamCard(store) {
   const pending = el("span.tag", { "data-kind": "wait" }, "connecting");
   const media = el("dd");
   const rate = el("dd.number");
-  const age = el("dd.number", { "data-since": "0" });
+  const age = new Clock("dd");
   const lost = el("dd.number");
   const lostPair = el("div", {}, el("dt", {}, "Packets lost"), lost);
   const state = el("span");
-  const clock = el("span.number", { "data-running": "0" });
+  const clock = new Clock("span");
   const record = actionButton("Record", { className: "record" }, () => verb(running() ? api.stop : api.start)(), tell);
   const split = actionButton("New part", {}, verb(api.split), tell);
   const hold = actionButton("Pause", {}, () => verb(running()?.status === "paused" ? api.resume : api.pause)(), tell);
@@ -65,8 +58,8 @@ function streamCard(store) {
   const element = el(
     "li.stream", {},
     el("div.stream-head", {}, lamp, el("div.names", {}, name, el("p.quiet", {}, "Room ", room)), pending, protocol),
-    el("dl.facts", {}, pair("Media", media), pair("Rate", rate), pair("On air", age), lostPair),
-    el("div.stream-foot", {}, el("p.lamp-words", {}, state, " ", clock), el("div.actions", {}, hold, split, record)),
+    el("dl.facts", {}, pair("Media", media), pair("Rate", rate), pair("On air", age.element), lostPair),
+    el("div.stream-foot", {}, el("p.lamp-words", {}, state, " ", clock.element), el("div.actions", {}, hold, split, record)),
   );
 
   let timed = null;
@@ -78,10 +71,7 @@ function streamCard(store) {
     if (!recording) return;
     const told = await api.recordingState(session.mediaSessionId).catch(() => null);
     if (timed !== key || told?.recordingId !== recording.id) return;
-    clock.dataset.running = told.totalRunningDurationMs;
-    if (recording.status === "recording") clock.dataset.at = performance.now();
-    else delete clock.dataset.at;
-    tick(clock);
+    clock.set(told.totalRunningDurationMs, recording.status === "recording");
   };
 
   const update = (next) => {
@@ -97,15 +87,14 @@ function streamCard(store) {
     const track = (kind) => session.tracks.find((t) => t.kind === kind);
     setText(media, format.media({ video: track("video"), audio: track("audio") }));
     setText(rate, format.bitrate(session.bitrate));
-    age.dataset.since = Date.parse(session.createdAt);
-    tick(age);
+    age.set(Date.now() - Date.parse(session.createdAt), true);
     setText(lost, String(session.lost));
     show(lostPair, session.lost > 0);
 
     lamp.dataset.state = status;
     lamp.ariaLabel = LAMP[status];
     setText(state, LAMP[status]);
-    show(clock, status === "recording" || status === "paused");
+    show(clock.element, status === "recording" || status === "paused");
     const over = status === "off" || status === "finalizing";
     label(record, over && status === "off" ? "Record" : "Stop", session.name);
     record.dataset.on = String(status !== "off");

@@ -1,7 +1,7 @@
 // The player: a dialog with one video element, and a list where a recording has several parts.
 
 import * as api from "./api.js";
-import { el, setText, show } from "./dom.js";
+import { el, setText, show, toast } from "./dom.js";
 import * as format from "./format.js";
 import { isRunning } from "./store.js";
 
@@ -62,8 +62,9 @@ export function makePlayer() {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 
   const open = (what) => {
+    const list = partsOf(what);
+    if (list.length === 0) return toast(`${what.streamName} has no file to play.`);
     recording = what;
-    const list = partsOf(recording);
     setText(byId("player-name"), recording.streamName);
     setText(byId("player-facts"), factsOf(recording));
     parts.replaceChildren(...list.map((part) => partButton(part, () => load(part, true))));

@@ -161,7 +161,7 @@ async function watch(mine, room, name) {
     setText(byId("clock"), format.clock(performance.now() - since));
     if (sent) {
       const facts = [format.size(sent), sent.fps && `${Math.round(sent.fps)} fps`, format.bitrate(sent.bitrate)];
-      setText(byId("sent"), facts.filter(Boolean).join(" · "));
+      setText(byId("sent"), facts.filter(Boolean).map((fact) => ` · ${fact}`).join(""));
     }
     await pause(1000);
   }

@@ -68,7 +68,7 @@ function counted(store, shown) {
 function emptyWords(store, shown, words) {
   if (shown.length > 0) return "";
   if (store.error && store.list.length === 0) return `The recordings cannot be shown. ${store.error.message}`;
-  if (words !== "") {
+  if (words !== "" && store.list.length > 0) {
     const rest = store.nextCursor !== null ? " Load more to look further back." : "";
     return `Nothing among the ${format.plural(store.list.length, "recording")} loaded holds “${words}”.${rest}`;
   }
@@ -87,7 +87,7 @@ function offerRooms(store) {
 
 function confirmRemove(store, recording) {
   const dialog = byId("confirm");
-  setText(byId("confirm-name"), recording.streamName);
+  setText(byId("confirm-name"), format.short(recording.streamName));
   const files = format.plural(recording.parts.length, "file");
   setText(byId("confirm-what"), `${format.when(new Date(recording.startedAt))} · ${files} · ${format.bytes(recording.size)}`);
   const remove = actionButton("Delete", { className: "danger solid" }, async () => {
@@ -99,10 +99,10 @@ function confirmRemove(store, recording) {
     }
     dialog.close();
     store.forget(recording.id);
-    toast(`Deleted ${recording.streamName}.`, "done");
+    toast(`Deleted ${format.short(recording.streamName)}.`, "done");
   }, (error) => {
     dialog.close();
-    toast(`${recording.streamName} was not deleted. ${error.message}`);
+    toast(`${format.short(recording.streamName)} was not deleted. ${error.message}`);
   });
   byId("confirm-do").replaceChildren(remove);
   dialog.showModal();
