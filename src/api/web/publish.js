@@ -69,11 +69,18 @@ function take(opened) {
   show(video, hasPicture);
   setText(byId("preview-words"), hasPicture ? "" : "Sound only");
   video.dataset.mirrored = String(byId("picture").value !== SCREEN);
-  deafen = listen(stream, (level) => (byId("level").value = level));
+  deafen = listen(stream, showLevel);
   for (const track of stream.getTracks()) {
     track.addEventListener("ended", () => stream === opened && ended(track));
   }
   if (state === "idle") enter("preview", "Ready");
+}
+
+function showLevel(level) {
+  const meter = byId("level");
+  meter.firstElementChild.style.transform = `scaleX(${level.toFixed(3)})`;
+  meter.dataset.loud = String(level > 0.95);
+  meter.ariaValueNow = String(Math.round(level * 100));
 }
 
 function ended(track) {
@@ -245,6 +252,7 @@ function begin() {
 function choose() {
   turn += 1;
   release();
+  fault(null);
   enter("idle", "Choose a picture and a sound");
   if (byId("picture").value !== SCREEN) preview();
 }
