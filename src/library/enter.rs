@@ -285,7 +285,7 @@ async fn sum_up(tx: &mut SqliteConnection, id: &RecordingId, what: &'static str)
 }
 
 /// When the last frame of a part came: its media time, and the time that was left out of it.
-fn end_of(started_at: DateTime<Utc>, duration_ms: u64, gaps: &[Gap]) -> Option<DateTime<Utc>> {
+pub(super) fn end_of(started_at: DateTime<Utc>, duration_ms: u64, gaps: &[Gap]) -> Option<DateTime<Utc>> {
     let left_out = |gap: &&Gap| matches!(gap.kind, GapKind::Pause | GapKind::Reconnect | GapKind::Switch);
     let closed = gaps.iter().filter(left_out).map(|gap| gap.by_ms.max(0)).fold(0, i64::saturating_add);
     let length = i64::try_from(duration_ms).ok()?.checked_add(closed)?;

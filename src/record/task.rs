@@ -395,10 +395,19 @@ impl Task {
             return;
         }
         self.tell(Entry::Ending);
+        self.tell_last_pause();
         self.close();
         self.tell_losses();
         let trouble = self.last_error.take();
         self.tell(Entry::Ended { error, trouble });
+    }
+
+    /// A pause that nobody ended ends with the recording.
+    fn tell_last_pause(&mut self) {
+        let Some(LeftOut { since, .. }) = self.left_out.filter(|l| l.kind == GapKind::Pause) else { return };
+        let at_ms = self.written().end_pts_ns / 1_000_000;
+        let by_ms = (Utc::now() - since).num_milliseconds().max(0);
+        self.note(Gap { kind: GapKind::Pause, at_ms, by_ms, at: Some(since), frames: 0, packets: 0 });
     }
 
     fn tell_losses(&mut self) {

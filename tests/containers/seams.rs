@@ -246,3 +246,33 @@ fn a_recording_goes_over_to_another_stream() {
         assert_same_file(&recording, 4 * sent(&frames).0, GapKind::Switch, &what);
     }
 }
+
+/// The sound after the resume was written with the times of before the pause: a hole of the pause's length.
+#[test]
+fn a_stop_before_the_key_frame_of_a_resume_leaves_out_what_came_after_the_pause() {
+    for (formats, video, audio) in kinds() {
+        let rig = rig(formats);
+        let (mut publisher, running) = rig.publish(&[video.track(0), audio.track(1)]);
+        let frames = long(&video, &audio);
+        let between = |from: u64, to: u64| {
+            frames.iter().filter(|f| (from..to).contains(&ms_of(f))).cloned().collect::<Vec<_>>()
+        };
+        publish(&mut publisher, &running, &between(0, 4500));
+        let (mut asked, what) = (running.clone(), format!("{formats} {:?}", audio.codec));
+        rig.runtime.block_on(asked.pause()).expect("it can be paused");
+        publisher.publish(&mut between(4500, 6100));
+        publisher.take_key_frame_request();
+        let answer = rig.runtime.spawn(async move { asked.resume().await });
+        wait_until("a key frame is asked for", SOON, || publisher.take_key_frame_request());
+        // Up to the next key frame.
+        publisher.publish(&mut between(6100, 6900));
+        running.stop();
+        rig.runtime.block_on(answer).expect("an answer").expect("it was paused");
+        let recording = rig.end(publisher, running);
+        assert_eq!(decode(&only_file(&recording)) as u64, sent(&between(0, 4500)).0, "{what}");
+        assert!(recording.duration_ms.abs_diff(4500) < 60, "{what}: {}", recording.duration_ms);
+        let [gap] = &recording.lost.gaps[..] else { panic!("{what}: {recording:#?}") };
+        assert_eq!((gap.kind, recording.lost.frames), (GapKind::Pause, 0), "{what}");
+        assert!(gap.at_ms.abs_diff(4500) < 60 && recording.parts[0].gaps == recording.lost.gaps, "{what}");
+    }
+}

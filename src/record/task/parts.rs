@@ -239,7 +239,8 @@ impl Task {
 
     /// What is held no longer is in the part under way, if that has a place for it.
     fn let_go(&mut self, frame: Frame) {
-        if self.state.is_left_out() {
+        // Also when the recording ends before it has gone on: the clock does not know such a frame's place.
+        if self.left_out.is_some() || self.state.is_left_out() {
             return;
         }
         if self.has_place(&frame) {
