@@ -64,7 +64,6 @@ fn finish(path: FullPath, method: Method, answer: Answer) -> Response {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(path.as_str()));
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // What may be kept says so itself.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 
     let status = response.status();
