@@ -80,7 +80,7 @@ export function makePlayer() {
 /** Finished parts, and the one that is being written: as much of it as there is can be played. */
 function partsOf(recording) {
   if (!isRunning(recording)) return recording.parts;
-  return [...recording.parts, { number: recording.parts.length + 1, unfinished: true }];
+  return [...recording.parts, { number: (recording.parts.at(-1)?.number ?? 0) + 1, unfinished: true }];
 }
 
 function factsOf(recording) {

@@ -156,12 +156,12 @@ export class Store extends EventTarget {
   #apply(event) {
     if (event.recording?.id) {
       this.takeRecording(event.recording);
-      // As it is told here it has no deliveries.
-      if (!isRunning(event.recording)) this.refresh(event.recording.id);
+      // As it is told here it has no deliveries, and of many parts the newest only.
+      if (!isRunning(event.recording) || event.partial) this.refresh(event.recording.id);
     }
     if (event.session?.mediaSessionId) this.#takeSession(event);
     if (event.type === "delivery.done" || event.type === "delivery.failed") this.refresh(event.recordingId);
-    if (event.type === "disk" || event.type.startsWith("config.")) this.#loadServer().catch(() => {});
+    if (event.type.startsWith("disk") || event.type.startsWith("config.")) this.#loadServer().catch(() => {});
   }
 
   #takeSession({ type, session }) {
