@@ -44,6 +44,17 @@ export function recordingsView(store, player) {
     event.preventDefault();
     if (changed()) filter();
   });
+  // Menus of parts close as menus do.
+  const closeMenus = (except) => {
+    for (const menu of list.querySelectorAll(".download details[open]")) if (!menu.contains(except)) menu.open = false;
+  };
+  document.addEventListener("pointerdown", (event) => closeMenus(event.target));
+  list.addEventListener("keydown", (event) => {
+    const menu = event.key === "Escape" && event.target.closest(".download details[open]");
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
   byId("filter-clear").addEventListener("click", () => {
     room.value = text.value = status.value = "";
     room.focus();
