@@ -60,7 +60,10 @@ export class Feed {
 
   #expect(ms) {
     clearTimeout(this.#silence);
-    this.#silence = setTimeout(() => this.#drop() || this.#lost(), ms);
+    this.#silence = setTimeout(() => {
+      this.#drop();
+      this.#lost();
+    }, ms);
   }
 
   #drop() {
