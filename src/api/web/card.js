@@ -16,6 +16,11 @@ const STATUS = {
   recovered: "Recovered",
 };
 
+/** A poster is made after its recording has ended, which no event tells. */
+const FRESH_MS = 60_000;
+const POSTER_TRIES = 4;
+const POSTER_WAIT_MS = 2_000;
+
 /** `actions.play(recording)` and `actions.remove(recording)` are what its buttons do. */
 export function recordingCard(actions) {
   let recording = null;
@@ -86,9 +91,15 @@ function posterOf(play) {
   const element = el("div.poster", { "aria-hidden": "true", onclick: play }, image, length.element);
   let asked = null;
   let timed = null;
+  let again = 0;
+  const ask = () => (image.src = api.posterUrl(timed.id, timed.parts.find((p) => p.video).number));
   // Not `hidden`: what is not laid out is not loaded lazily either.
   image.addEventListener("load", () => (image.dataset.loaded = "true"));
-  image.addEventListener("error", () => delete image.dataset.loaded);
+  image.addEventListener("error", () => {
+    delete image.dataset.loaded;
+    const fresh = Date.now() - Date.parse(timed.endedAt) < FRESH_MS;
+    if (fresh && again++ < POSTER_TRIES) setTimeout(ask, POSTER_WAIT_MS);
+  });
   const update = (recording) => {
     const { id, status, durationMs, parts } = recording;
     const part = parts.find((p) => p.video);
@@ -98,11 +109,12 @@ function posterOf(play) {
     timed = recording;
     show(length.element, durationMs > 0 || status === "recording");
     if (!part) return;
-    // It is made after the recording has finished: what changes then is worth another try.
+    // What has changed is worth another try.
     const key = `${id} ${status} ${part.poster ?? ""}`;
     if (key === asked) return;
     asked = key;
-    image.src = api.posterUrl(id, part.number);
+    again = 0;
+    ask();
   };
   return { element, update };
 }

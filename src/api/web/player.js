@@ -86,7 +86,8 @@ function partsOf(recording) {
 function factsOf(recording) {
   const started = format.when(new Date(recording.startedAt));
   const running = isRunning(recording) ? "still being written" : format.clock(recording.durationMs);
-  return [`Room ${recording.roomName}`, started, running, format.bytes(recording.size)].join(" · ");
+  const size = recording.size > 0 && format.bytes(recording.size);
+  return [`Room ${recording.roomName}`, started, running, size].filter(Boolean).join(" · ");
 }
 
 function partButton(part, choose) {
