@@ -92,7 +92,8 @@ function posterOf(play) {
   let asked = null;
   let timed = null;
   let again = 0;
-  const ask = () => (image.src = api.posterUrl(timed.id, timed.parts.find((p) => p.video).number));
+  let url = null;
+  const ask = () => (image.src = url);
   // Not `hidden`: what is not laid out is not loaded lazily either.
   image.addEventListener("load", () => (image.dataset.loaded = "true"));
   image.addEventListener("error", () => {
@@ -114,6 +115,7 @@ function posterOf(play) {
     if (key === asked) return;
     asked = key;
     again = 0;
+    url = api.posterUrl(id, part.number);
     ask();
   };
   return { element, update };
