@@ -95,8 +95,7 @@ function streamCard(store) {
     lamp.ariaLabel = LAMP[status];
     setText(state, LAMP[status]);
     show(clock.element, status === "recording" || status === "paused");
-    const over = status === "off" || status === "finalizing";
-    label(record, over && status === "off" ? "Record" : "Stop", session.name);
+    label(record, status === "off" ? "Record" : "Stop", session.name);
     record.dataset.on = String(status !== "off");
     record.disabled = status === "finalizing" || (status === "off" && !ready);
     label(hold, status === "paused" ? "Resume" : "Pause", session.name);
