@@ -217,9 +217,9 @@ export function isRunning({ status }) {
   return status === "starting" || status === "recording" || status === "paused" || status === "finalizing";
 }
 
-/** Newest first; those of the same ms by id, as the server lists them. Negative: `a` comes first. */
+/** Newest first; those of the same ms by id, as the server lists them. Negative: `a` comes first; 0: it is the same. */
 function order(a, b) {
-  return b.startedAtMs - a.startedAtMs || (a.id < b.id ? 1 : -1);
+  return b.startedAtMs - a.startedAtMs || Number(b.id > a.id) - Number(b.id < a.id);
 }
 
 /** Older than all that is loaded, while there is more to load, comes with its own page. */
