@@ -157,7 +157,9 @@ fn what_was_left_out_is_still_told_after_a_crash() {
     wait_until("there is a second part", SOON, || live.sent_ms() >= 3000);
     let session = daemon.session_id("cam");
     let ask = |verb: &str| {
-        daemon.post(&format!("/api/v1/sessions/{session}/recording/{verb}"), &Value::Null).expect(200)
+        daemon
+            .post(&format!("/api/v1/sessions/{session}/recording/{verb}"), &serde_json::json!({}))
+            .expect(200)
     };
     ask("pause");
     ask("resume");

@@ -2,7 +2,7 @@
 //! belongs to, and what two calls at once come to.
 
 use serde_json::{Value, json};
-use std::{thread, time::Duration};
+use std::{process::Command, thread, time::Duration};
 use support::{
     daemon::{Daemon, House, SOON, file_of, text},
     flv::Flv,
@@ -259,6 +259,25 @@ fn a_publisher_that_returns_goes_on_in_its_recording() {
     assert_eq!(daemon.recordings("cam").len(), 1);
 }
 
+/// The network cut the connection, which looks alive. It is ended for the encoder that is back, and once that counted as
+/// ended by request: the recording did not wait.
+#[test]
+fn a_publisher_whose_dead_connection_is_replaced_goes_on_in_its_recording() {
+    let house = House::new(&format!("{ON_DEMAND}record_resume_window=60\n"), "publisher_timeout = \"60s\"");
+    let daemon = house.start(REELD);
+    let (dead, first) = idle(&daemon, "cam", SECOND);
+    let recording = start(&daemon, &first, &json!({}));
+    let flv = Flv::read(&av_source(TMP, 4)).expect("an FLV file");
+    let publish = || publish_at_once(daemon.publish_options("live", "cam"), &flv, SECOND).ok();
+    let _again = wait_for("the name again", SOON, publish);
+    let session = daemon.session_id("cam");
+    assert_ne!(session, first);
+    wait_until("the recording is the new session's", SOON, || {
+        recording_of(&daemon, &session).as_ref() == Some(&recording)
+    });
+    drop(dead);
+}
+
 #[test]
 fn a_recording_that_waits_can_be_stopped_by_its_old_session() {
     let house = House::new(&format!("{ON_DEMAND}record_resume_window=60\n"), "");
@@ -268,9 +287,19 @@ fn a_recording_that_waits_can_be_stopped_by_its_old_session() {
     client.disconnect().expect("gone");
     wait_until("the session is gone", SOON, || daemon.sessions().is_empty());
     assert_eq!(daemon.get(&format!("/api/v1/recordings/{recording}"))["status"], "recording");
+    assert_eq!(daemon.get(&of(&id))["recordingId"], *recording);
     assert_eq!(daemon.delete(&of(&id)).expect(200).json()["status"], "completed");
     let (_again, session) = idle(&daemon, "cam", SECOND);
     assert_eq!(recording_of(&daemon, &session), None, "a stopped recording does not go on");
+    // By name, as a person calls it.
+    let (client, id) = idle(&daemon, "guest", SECOND);
+    start(&daemon, &id, &json!({}));
+    client.disconnect().expect("gone");
+    wait_until("the session is gone", SOON, || daemon.sessions().iter().all(|s| s["name"] != "guest"));
+    let server = format!("http://{}", daemon.http());
+    let stopped =
+        Command::new(REELD).args(["stop", "live/guest", "--server", &server]).output().expect("it runs");
+    assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
 }
 
 #[test]
@@ -417,7 +446,7 @@ fn the_command_line_has_the_verbs() {
     let (_first, one) = live(&daemon, "one");
     let (_second, two) = live(&daemon, "two");
     let reeld = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(REELD);
+        let mut command = Command::new(REELD);
         let output =
             command.args(arguments).env("REELD_SERVER", format!("http://{}", daemon.http())).output();
         let output = output.expect("reeld");

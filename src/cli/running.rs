@@ -46,7 +46,7 @@ pub struct SwitchArgs {
 
 /// `verb`: what the REST API calls it.
 pub(super) async fn run(client: &Client, args: &RunningArgs, verb: &str) -> Result<(), CliError> {
-    let id = sessions::resolve(client, &args.id).await?.to_string();
+    let id = sessions::resolve_recorded(client, &args.id).await?.to_string();
     let answer = client.post(&["sessions", &id, "recording", verb], &json!({})).await?;
     tell(client, answer, args.connect.json)
 }

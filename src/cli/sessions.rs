@@ -5,7 +5,10 @@ use super::{
     client::{CliError, Client, print, print_json},
     table,
 };
-use crate::{control::RecordingId, media::MediaSessionId};
+use crate::{
+    control::{RecordingId, Status},
+    media::MediaSessionId,
+};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Deserialize;
@@ -57,6 +60,26 @@ pub(super) async fn resolve(client: &Client, text: &str) -> Result<MediaSessionI
     pick(&sessions.items, text).map(|session| session.media_session_id)
 }
 
+/// The session whose recording `text` means: as [`resolve`], or a stream that is gone and whose recording waits for it.
+pub(super) async fn resolve_recorded(client: &Client, text: &str) -> Result<MediaSessionId, CliError> {
+    let gone = match resolve(client, text).await {
+        Err(gone @ CliError::NoSuchStream(_)) => gone,
+        other => return other,
+    };
+    for status in [Status::Recording, Status::Paused] {
+        let answer = client.get(&["recordings"], &[("status", status.as_str()), ("limit", "1000")]).await?;
+        let running: Running = client.read(answer)?;
+        let named = |r: &&Recorded| {
+            text == r.stream_name || text.split_once('/') == Some((&*r.room_name, &*r.stream_name))
+        };
+        let mut found = running.items.iter().filter(named);
+        if let (Some(one), None) = (found.next(), found.next()) {
+            return Ok(one.media_session_id);
+        }
+    }
+    Err(gone)
+}
+
 /// The recording that `text` means: its id, or that of a live stream as [`resolve`] takes it.
 pub(super) async fn resolve_recording(client: &Client, text: &str) -> Result<String, CliError> {
     if RecordingId::parse(text).is_some() {
@@ -82,6 +105,19 @@ fn pick<'s>(sessions: &'s [Session], text: &str) -> Result<&'s Session, CliError
             Err(CliError::Ambiguous { name: text.to_owned(), candidates })
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Running {
+    items: Vec<Recorded>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Recorded {
+    media_session_id: MediaSessionId,
+    room_name: String,
+    stream_name: String,
 }
 
 #[derive(Deserialize)]

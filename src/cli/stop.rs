@@ -18,14 +18,14 @@ Examples:
 pub struct StopArgs {
     #[command(flatten)]
     pub connect: ConnectArgs,
-    /// The live stream: ROOM/STREAM, a stream name that only one has, or a mediaSessionId
+    /// The stream, live or waited for: ROOM/STREAM, a stream name that only one has, or a mediaSessionId
     #[arg(value_name = "ID")]
     pub id: String,
 }
 
 /// Prints the finished files, one path a line; a recording that failed is an error, after its files.
 pub(super) async fn run(client: &Client, args: &StopArgs) -> Result<(), CliError> {
-    let id = sessions::resolve(client, &args.id).await?.to_string();
+    let id = sessions::resolve_recorded(client, &args.id).await?.to_string();
     let answer = client.delete(&["sessions", &id, "recording"]).await?;
     let recording: Recording = client.read(answer.clone())?;
     if args.connect.json {

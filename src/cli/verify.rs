@@ -68,6 +68,8 @@ pub async fn run(args: VerifyArgs, config: Option<&Path>) -> ExitCode {
         Ok(order) => order,
         Err(text) => return could_not(&text),
     };
+    // An archive that is sorted into folders must not pass for one that was checked.
+    let empty_is_odd = args.folder.is_some();
     let progress = Arc::new(Progress::default());
     let screen = Arc::new(Screen { json: args.json, line: Mutex::new(io::stderr().is_terminal()) });
 
@@ -105,6 +107,9 @@ pub async fn run(args: VerifyArgs, config: Option<&Path>) -> ExitCode {
     match summary {
         Summary { faulty: 1.., .. } => ExitCode::FAILURE,
         Summary { interrupted: true, .. } => ExitCode::from(COULD_NOT_CHECK),
+        Summary { files: 0, .. } if empty_is_odd => could_not(
+            &"no recorded file is in that folder; folders in it are not looked into: give each of them",
+        ),
         _ => ExitCode::SUCCESS,
     }
 }

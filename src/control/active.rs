@@ -11,6 +11,8 @@ pub(super) struct Active<R> {
     pub stopping: bool,
     /// It has a resume window.
     waits: bool,
+    /// What it began with.
+    origin: MediaSessionId,
     /// What it records.
     stream: Arc<Stream>,
     /// What it was asked to go over to, in the order in which it was asked.
@@ -49,7 +51,8 @@ impl<R> Actives<R> {
     /// From now on `id` is the recording of `stream`.
     pub fn begin(&mut self, id: RecordingId, running: R, stream: Arc<Stream>, waits: bool) {
         self.by_session.insert(stream.id(), id);
-        let active = Active { id, running, stopping: false, waits, stream, asked: Vec::new() };
+        let origin = stream.id();
+        let active = Active { id, running, stopping: false, waits, origin, stream, asked: Vec::new() };
         self.by_id.insert(id, active);
     }
 
@@ -62,7 +65,12 @@ impl<R> Actives<R> {
         self.get(*self.by_session.get(&session)?)
     }
 
-    /// The same, unless its end was asked for.
+    /// The recording that began with a session, whichever it has now.
+    pub fn begun_with(&self, session: MediaSessionId) -> Option<&Active<R>> {
+        self.iter().find(|a| a.origin == session)
+    }
+
+    /// The recording of a session, unless its end was asked for.
     pub fn live(&self, session: MediaSessionId) -> Option<&Active<R>> {
         self.of(session).filter(|a| !a.stopping)
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Control, ControlError, RecordingState, Rules, RunningRecording, StartOptions, WhenRunning,
-    active::Actives,
+    active::{Active, Actives},
 };
 use crate::{
     config::{NameTemplate, WebrtcRecording},
@@ -114,7 +114,8 @@ impl Control {
     pub async fn stop_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
         let mut running = {
             let mut active = self.active();
-            let Some((recording, running)) = active.of(id).map(|a| (a.id, a.running.clone())) else {
+            let found = self.find(&active, id).map(|a| (a.id, a.running.clone()));
+            let Some((recording, running)) = found else {
                 return Err(self.not_recording(id));
             };
             // Also when its end was asked for already: whoever asks again is told the same.
@@ -190,9 +191,9 @@ impl Control {
     }
 
     pub fn recording_state(&self, id: MediaSessionId) -> Result<RecordingState, ControlError> {
-        self.stream(id)?;
         let active = self.active();
-        let Some(now) = active.of(id) else {
+        let Some(now) = self.find(&active, id) else {
+            self.stream(id)?;
             return Ok(RecordingState {
                 on: false,
                 update_pending: false,
@@ -304,8 +305,14 @@ impl Control {
     }
 
     fn recording_of(&self, id: MediaSessionId) -> Result<Running, ControlError> {
-        let found = self.active().of(id).map(|a| a.running.clone());
+        let found = self.find(&self.active(), id).map(|a| a.running.clone());
         found.ok_or_else(|| self.not_recording(id))
+    }
+
+    /// The recording of a session; of one that is gone, also the one that began with it: it may wait for its publisher.
+    fn find<'a>(&self, active: &'a Actives<Running>, id: MediaSessionId) -> Option<&'a Active<Running>> {
+        let gone = || self.inner.hub.get(id).is_none();
+        active.of(id).or_else(|| active.begun_with(id).filter(|_| gone()))
     }
 
     /// Why a session has no recording: it may not be there itself.
