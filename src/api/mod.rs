@@ -1,5 +1,5 @@
-//! HTTP: the dialects of the control verbs (our `/api/v1`, Flashphoner's `/rest-api`, the `/recordings` of OpenVidu's tutorial),
-//! WHIP and the health routes.
+//! HTTP: the dialects of the control verbs (our `/api/v1`, Flashphoner's `/rest-api`, the `/recordings` of
+//! OpenVidu's tutorial), WHIP, the web pages and the health routes.
 //!
 //! A resource is matched by its path alone, and from there on every outcome is an answer, never a rejection:
 //! so a wrong method on a known path is 405 with `Allow`, a bad body is 400, and 404 means that the path is not there.
@@ -18,6 +18,7 @@ mod query;
 mod server;
 mod sources;
 mod v1;
+mod web;
 mod whip;
 
 pub use server::serve;
@@ -60,6 +61,8 @@ where
         .or(whip::routes(whip))
         .unify()
         .or(health::routes(control, metrics))
+        .unify()
+        .or(web::routes())
         .unify()
         .or(unknown)
         .unify();
