@@ -3,6 +3,7 @@
 mod active;
 mod disk;
 mod objects;
+pub mod record_once;
 mod recording;
 mod rules;
 mod sources;

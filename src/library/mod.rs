@@ -80,7 +80,8 @@ pub struct Library {
 
 #[derive(Debug)]
 struct Inner {
-    file: PathBuf,
+    /// `None`: in memory.
+    file: Option<PathBuf>,
     /// One connection: SQLite has one writer at a time, and waiting here is in order and without a time-out.
     writer: SqlitePool,
     readers: SqlitePool,
@@ -104,7 +105,14 @@ impl Library {
         let open = |source| LibraryError::Open { file: file.clone(), source };
         let readers =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(open)?;
-        Ok(Self { inner: Arc::new(Inner { file, writer, readers, storage }) })
+        Ok(Self { inner: Arc::new(Inner { file: Some(file), writer, readers, storage }) })
+    }
+
+    /// A catalog that is gone with the last clone: for one recording without a daemon, of which the file and its manifest
+    /// are all that stays.
+    pub async fn in_memory(storage: Storage) -> Result<Self, LibraryError> {
+        let writer = open::in_memory().await?;
+        Ok(Self { inner: Arc::new(Inner { file: None, readers: writer.clone(), writer, storage }) })
     }
 
     pub fn storage(&self) -> &Storage {
@@ -115,7 +123,7 @@ impl Library {
     pub async fn close(&self) {
         self.inner.readers.close().await;
         self.inner.writer.close().await;
-        let file = self.inner.file.clone();
+        let Some(file) = self.inner.file.clone() else { return };
         // A start on a full disk used it up; where it cannot be made now, the next start tries again.
         let _ = tokio::task::spawn_blocking(move || open::keep_reserve(&file)).await;
     }
