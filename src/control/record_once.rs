@@ -7,7 +7,9 @@ use crate::{
     config::{Container, DaemonConfig, HostRule, Limits, Policy, SYNC_INTERVAL, SourceRules, Transport},
     gst::{self, Templates},
     hub::{Hub, PrerollRule, Publishing, QueueRule, Stream},
-    ingest::source::{SourceId, SourceLimits, SourceRequest, SourceState, SourceUri, Sources, SourcesError, UriError},
+    ingest::source::{
+        SourceId, SourceLimits, SourceRequest, SourceState, SourceUri, Sources, SourcesError, UriError,
+    },
     library::{Library, LibraryError, Recording, Storage, StorageError},
     media::Codec,
     record::{self, Recorder, Running},
@@ -114,6 +116,8 @@ impl RecordOnceError {
 /// What there is to tell while it records.
 #[derive(Clone, Debug)]
 pub enum News {
+    /// `uri` is without credentials.
+    Connecting { uri: String },
     /// The source sends; `tracks` are its codecs.
     Begun { tracks: Vec<Codec> },
     /// Once a second.
@@ -193,7 +197,20 @@ pub async fn run(
         record: true,
     })?;
     let states = sources.watch(source.id).ok_or(RecordOnceError::Interrupted)?;
-    let mut one = One { order, stop, tell, target, means, recorder, sources, id: source.id, states, publishing };
+    let mut one = One {
+        order,
+        stop,
+        tell,
+        target,
+        means,
+        recorder,
+        sources,
+        id: source.id,
+        states,
+        publishing,
+        away: false,
+    };
+    tell(News::Connecting { uri: uri.to_string() });
     let recorded = one.record(&uri).await;
     one.sources.stop(LATE).await;
     recorded
@@ -267,6 +284,8 @@ struct One<'a> {
     id: SourceId,
     states: watch::Receiver<SourceState>,
     publishing: mpsc::Receiver<Publishing>,
+    /// Told of the source, and not yet told otherwise.
+    away: bool,
 }
 
 /// A source that sends, or has sent and ended for this reason.
@@ -376,17 +395,18 @@ impl One<'_> {
     }
 
     /// The source is in another state; `gone`: it is not pulled any more.
-    fn changed(&self, state: SourceState, gone: bool) -> Option<Ended> {
+    fn changed(&mut self, state: SourceState, gone: bool) -> Option<Ended> {
         let reason = failure(&state);
         if gone || (reason.is_some() && !self.order.reconnect) {
             return Some(Ended::Source(reason.unwrap_or_else(|| "it was ended from here".into())));
         }
         match state {
             SourceState::Waiting { failure, next_try } => {
+                self.away = true;
                 (self.tell)(News::Away { reason: failure.reason, next_try });
             }
-            SourceState::Live { .. } => (self.tell)(News::Back),
-            SourceState::Connecting { .. } => {}
+            SourceState::Live { .. } if std::mem::take(&mut self.away) => (self.tell)(News::Back),
+            SourceState::Live { .. } | SourceState::Connecting { .. } => {}
         }
         None
     }

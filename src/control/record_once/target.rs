@@ -54,10 +54,8 @@ impl Target {
         if !folder.is_dir() {
             return Err(RecordOnceError::NoFolder { folder: folder.into() });
         }
-        let target = Self {
-            folder: folder.into(),
-            named: Some(Named { stem, container, file: absolute.clone() }),
-        };
+        let target =
+            Self { folder: folder.into(), named: Some(Named { stem, container, file: absolute.clone() }) };
         target.look(overwrite)?;
         Ok(target)
     }
