@@ -1,6 +1,9 @@
 //! `reeld record URL`: one source into one file, without a daemon and without a configuration.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
 use std::{
     fs,
@@ -14,6 +17,7 @@ use std::{
 use support::{
     camera::{Auth, Camera, Options, VideoCodec},
     daemon::{SOON, file_of, text},
+    faultfs::FaultFs,
     flv::Flv,
     media::{Packet, Probe, av_source, decode, run, sha256},
     play::{PlayServer, Viewer},
@@ -213,7 +217,6 @@ fn a_camera_is_recorded_as_long_as_asked_for() {
     assert!((3_000.0..4_500.0).contains(&got.duration_ms), "{} ms", got.duration_ms);
     assert_eq!(decode(&place.path("cam.mp4")), got.video.len());
     assert!(got.is_monotonic() && got.counts().0 >= 88, "{:?}", got.counts());
-    assert!(ended.told.contains("Mbit/s") || !ended.told.contains(PASSWORD), "{}", ended.told);
     assert!(!ended.told.contains(PASSWORD) && !ended.output.contains(PASSWORD), "{}", ended.told);
 }
 
@@ -358,4 +361,40 @@ fn without_reconnect_a_camera_that_dies_ends_it() {
     assert_eq!(told["ended"], "source", "{told:#}");
     assert!(!text(&told, "reason").is_empty(), "{told:#}");
     assert_eq!(decode(&place.path("cam.mp4")), Probe::read(&place.path("cam.mp4")).video.len());
+}
+
+#[test]
+fn on_a_terminal_a_line_tells_every_second_how_far_it_is() {
+    let camera = Camera::start(Options::default());
+    let place = Place::new();
+    let recording = format!("{REELD} record {} -o cam.mp4 --duration 3s", camera.url);
+    let shown =
+        run(Command::new("script").args(["-qec", &recording, "/dev/null"]).current_dir(place.0.path()));
+    let lines: Vec<_> = shown.split("\r\x1b[K").filter(|line| line.contains("Mbit/s")).collect();
+    assert!(
+        lines.len() >= 2 && lines.iter().all(|line| line.contains("lost 0 frames, 0 packets")),
+        "{shown}"
+    );
+    assert!(lines[1].starts_with("0:00:0") && !lines[1].contains("  0 frames"), "{shown}");
+}
+
+#[test]
+fn a_disk_that_is_full_ends_it_and_says_where_what_was_written_is() {
+    let camera = Camera::start(Options::default());
+    let place = Place::new();
+    let disk = FaultFs::mount(&place.path("disk"));
+    let recording = place.start(&camera.url, &["-o", "disk/cam.mp4"]);
+    wait_bytes(&place.path("disk/cam.mp4.part"), 40_000);
+    disk.fail_writes(Some(Errno::ENOSPC));
+    let ended = recording.ended().expect(1);
+    disk.fail_writes(None);
+    assert!(ended.told.contains("No space left on device"), "{}", ended.told);
+    let (part, file) = (place.path("disk/cam.mp4.part"), place.path("disk/cam.mp4"));
+    let left = if file.exists() { file } else { part };
+    assert!(
+        ended.told.contains(&left.display().to_string()) || ended.output.contains("cam.mp4"),
+        "{}",
+        ended.told
+    );
+    assert!(decode(&left) > 15, "{}", ended.told);
 }

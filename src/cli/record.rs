@@ -24,7 +24,7 @@ Examples:
   reeld record rtsp://camera.lan/1 -o /srv/door.mp4 --reconnect --duration 8h
                                            goes on in the same file when the camera comes back
   ffprobe \"$(reeld record rtsp://camera.lan/1 --duration 10s)\"
-  reeld record rtsp://camera.lan/1 --duration 10s --json | jq .parts[].video.frames
+  reeld record rtsp://camera.lan/1 --duration 10s --json | jq '.parts[].video.frames'
 
 What is written is FILE.part until it is whole; it plays up to its last second whatever happens. Its manifest is
 FILE.json. A stream that changes its sound's codec, or is longer than 12 hours, goes on in FILE_2.

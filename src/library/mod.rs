@@ -179,6 +179,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_catalog_in_memory_takes_a_recording_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let library = Library::in_memory(storage.clone()).await.unwrap();
+        let recording = testing::recording(0);
+        library.begin(&recording).await.unwrap();
+        assert_eq!(library.get(&recording.id).await.unwrap().map(|r| r.id), Some(recording.id));
+        // Not one for the whole process.
+        let other = Library::in_memory(storage).await.unwrap();
+        assert_eq!(other.get(&recording.id).await.unwrap(), None);
+        library.close().await;
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(!std::path::Path::new(":memory:").exists());
+    }
+
+    #[tokio::test]
     async fn a_catalog_that_cannot_be_opened_is_named() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("x.db")).unwrap();
