@@ -128,7 +128,7 @@ async fn end_by_signal(stop: CancellationToken, mut signals: [Signal; 3]) {
 
 /// Why it ended and what came of it.
 fn finish(outcome: &Outcome, json: bool) -> ExitCode {
-    let Outcome { recording, unfinished, .. } = outcome;
+    let recording = &outcome.recording;
     say(&summary_text(outcome));
     recording.degraded.iter().for_each(|why| say(&format!("reeld: note: {why}")));
     let printed = if json { print_json(outcome) } else { print(&files_text(outcome)) };
@@ -138,9 +138,6 @@ fn finish(outcome: &Outcome, json: bool) -> ExitCode {
     }
     let Some(error) = &recording.error else { return ExitCode::SUCCESS };
     say(&format!("reeld: {error}"));
-    if let Some(part) = unfinished {
-        say(&format!("reeld: what was written is in {}, which plays as it is", part.display()));
-    }
     ExitCode::FAILURE
 }
 

@@ -167,9 +167,6 @@ pub struct Outcome {
     pub recording: Recording,
     #[serde(flatten)]
     pub ended: Ended,
-    /// What could not be finished, as it was left: playable up to its last second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unfinished: Option<PathBuf>,
 }
 
 /// Records until the source ends, the recording is long enough, or `stop` is cancelled; then finishes the file, which takes
@@ -317,8 +314,7 @@ impl One<'_> {
         self.sources.remove(self.id).await;
         running.stop();
         let recording = running.done().await;
-        let unfinished = self.unfinished(&running);
-        Ok(Outcome { recording, ended, unfinished })
+        Ok(Outcome { recording, ended })
     }
 
     /// Waits for the source's tracks. Each step of a connection has its time limit.
@@ -430,10 +426,6 @@ impl One<'_> {
 
     fn part(&self, progress: &record::Progress) -> Option<PathBuf> {
         progress.file_name.as_ref().map(|name| self.target.folder.join(format!("{name}.part")))
-    }
-
-    fn unfinished(&self, running: &Running) -> Option<PathBuf> {
-        self.part(&running.progress()).filter(|part| part.exists())
     }
 }
 
