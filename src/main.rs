@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Verify(args) => runtime.block_on(cli::run_verify(args, cli.config.as_deref())),
+        Command::Record(args) => runtime.block_on(cli::run_record(args, cli.config.as_deref())),
         Command::Serve(args) => {
             let style = if args.log_format == LogFormat::Json { LogStyle::Json } else { LogStyle::Text };
             if let Err(e) = init_logs(style) {

@@ -1,6 +1,7 @@
 //! The command line: the daemon's own commands, and those that talk to a running daemon over its REST API.
 
 mod client;
+mod record;
 mod recordings;
 mod running;
 mod sessions;
@@ -10,6 +11,7 @@ mod table;
 mod verify;
 
 pub use client::CliError;
+pub use record::{RecordArgs, run as run_record};
 pub use recordings::RecordingsArgs;
 pub use running::{RunningArgs, SwitchArgs};
 pub use sessions::SessionsArgs;
@@ -34,6 +36,7 @@ Examples:
   reeld recordings --room court            see what was recorded
   reeld recordings --json | jq '.items[].parts[].file'
   reeld verify                             check every recorded file
+  reeld record rtsp://camera.lan/stream1   record a camera without a daemon
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -56,6 +59,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Check that every recorded file is there, whole and decodable; exit code 1 on any fault
     Verify(VerifyArgs),
+    /// Record one source into a file, without a daemon
+    Record(RecordArgs),
     #[command(flatten)]
     Client(ClientCommand),
 }

@@ -40,7 +40,8 @@ const KNOWN: &Known = &[
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
-const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+/// `[storage] sync_interval` where nothing is said.
+pub const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const KIB: u64 = 1024;

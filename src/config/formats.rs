@@ -89,7 +89,10 @@ fn join(words: &[impl fmt::Display]) -> String {
 
 /// The container of each video codec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordFormats(Vec<(Codec, Container)>);
+pub struct RecordFormats {
+    video: Vec<(Codec, Container)>,
+    without_video: Container,
+}
 
 impl Default for RecordFormats {
     fn default() -> Self {
@@ -97,11 +100,18 @@ impl Default for RecordFormats {
             Codec::Vp8 | Codec::Vp9 => Container::Webm,
             _ => Container::Mp4,
         };
-        Self(video_codecs().map(|codec| (codec, container(codec))).collect())
+        let video = video_codecs().map(|codec| (codec, container(codec))).collect();
+        Self { video, without_video: Container::Mp4 }
     }
 }
 
 impl RecordFormats {
+    /// One container for whatever comes. That it takes the codec is for the caller to see.
+    pub fn only(container: Container) -> Self {
+        let video = video_codecs().map(|codec| (codec, container)).collect();
+        Self { video, without_video: container }
+    }
+
     /// Reads `h264-mp4,vp8-webm`, blanks allowed, upper or lower case; codecs that are not named keep
     /// their default. All mistakes in the list are returned.
     pub fn parse(text: &str) -> Result<Self, Vec<FormatError>> {
@@ -116,7 +126,7 @@ impl RecordFormats {
                 Err(e) => errors.push(e),
             }
         }
-        for (codec, container) in &mut formats.0 {
+        for (codec, container) in &mut formats.video {
             if let Some((_, chosen)) = given.iter().find(|(c, _)| c == codec) {
                 *container = *chosen;
             }
@@ -124,10 +134,10 @@ impl RecordFormats {
         if errors.is_empty() { Ok(formats) } else { Err(errors) }
     }
 
-    /// The container of a recording with this video codec. Without video it is MP4, whatever the list says.
+    /// The container of a recording with this video codec. Without video it is MP4, whatever a list says.
     pub fn container(&self, video: Option<Codec>) -> Container {
-        let chosen = video.and_then(|v| self.0.iter().find(|(codec, _)| *codec == v));
-        chosen.map_or(Container::Mp4, |(_, container)| *container)
+        let chosen = video.and_then(|v| self.video.iter().find(|(codec, _)| *codec == v));
+        chosen.map_or(self.without_video, |(_, container)| *container)
     }
 }
 
@@ -176,6 +186,13 @@ mod tests {
             RecordFormats::parse("h264-mp4,h265-mp4,av1-mp4,vp8-webm,vp9-webm").unwrap(),
             RecordFormats::default()
         );
+    }
+
+    #[test]
+    fn one_container_may_be_for_all() {
+        for video in video_codecs().map(Some).chain([None]) {
+            assert_eq!(RecordFormats::only(Container::Ts).container(video), Container::Ts);
+        }
     }
 
     #[test]

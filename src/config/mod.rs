@@ -12,7 +12,7 @@ mod toml_keys;
 mod watch;
 mod ways_in;
 
-pub use daemon::{DaemonConfig, Limits, Listen, Paths};
+pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};

@@ -105,6 +105,11 @@ pub struct NameTemplate {
 }
 
 impl NameTemplate {
+    /// This name, whatever braces it has.
+    pub fn literal(text: &str) -> Self {
+        Self { source: text.to_owned(), pieces: vec![TemplatePiece::Text(text.to_owned())] }
+    }
+
     /// Positions in errors count characters from 1.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         if text.is_empty() {

@@ -5,6 +5,7 @@ mod disk;
 mod events;
 mod files;
 mod objects;
+pub mod record_once;
 mod recording;
 mod rooms;
 mod rules;

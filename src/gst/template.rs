@@ -12,6 +12,14 @@ use std::{
 };
 use toml::Spanned;
 
+/// `pipelines/*.toml` as they are shipped.
+const SHIPPED: [(&str, &str); 4] = [
+    ("pipelines/mkv.toml", include_str!("../../pipelines/mkv.toml")),
+    ("pipelines/mp4.toml", include_str!("../../pipelines/mp4.toml")),
+    ("pipelines/ts.toml", include_str!("../../pipelines/ts.toml")),
+    ("pipelines/webm.toml", include_str!("../../pipelines/webm.toml")),
+];
+
 const MAX_WRITE_BUFFER_BYTES: u32 = 16 << 20;
 
 /// What is wrong with a pipeline file, and what to write instead.
@@ -225,9 +233,25 @@ impl Templates {
         let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
         files.retain(|f| f.extension().is_some_and(|x| x == "toml"));
         files.sort();
+        match Self::collect(files.iter().map(|file| Template::load(file))) {
+            Ok(Self(templates)) if templates.is_empty() => {
+                Err(vec![whole("holds no *.toml; put mp4.toml and webm.toml there".into())])
+            }
+            collected => collected,
+        }
+    }
+
+    /// Those that are shipped, as this program was built with them: for work without a configuration.
+    pub fn shipped() -> Result<Self, Vec<TemplateProblem>> {
+        Self::collect(SHIPPED.iter().map(|(file, text)| Template::parse(text, Path::new(file))))
+    }
+
+    fn collect(
+        loaded: impl Iterator<Item = Result<Template, Vec<TemplateProblem>>>,
+    ) -> Result<Self, Vec<TemplateProblem>> {
         let (mut templates, mut problems) = (BTreeMap::<String, Arc<Template>>::new(), Vec::new());
-        for file in files {
-            match Template::load(&file) {
+        for template in loaded {
+            match template {
                 Ok(t) => match templates.get(&t.container) {
                     Some(first) => problems.push(TemplateProblem {
                         what: format!(
@@ -235,16 +259,13 @@ impl Templates {
                             t.container,
                             first.file.display()
                         ),
-                        file,
+                        file: t.file,
                         line: 0,
                     }),
                     None => drop(templates.insert(t.container.clone(), Arc::new(t))),
                 },
                 Err(more) => problems.extend(more),
             }
-        }
-        if templates.is_empty() && problems.is_empty() {
-            problems.push(whole("holds no *.toml; put mp4.toml and webm.toml there".into()));
         }
         if problems.is_empty() { Ok(Self(templates)) } else { Err(problems) }
     }
@@ -279,7 +300,10 @@ mod tests {
     fn the_shipped_templates_are_right() {
         super::super::init().expect("GStreamer");
         let templates = Templates::load(Path::new("pipelines")).expect("no problem");
-        assert_eq!(templates.containers().collect::<Vec<_>>(), ["mkv", "mp4", "ts", "webm"]);
+        let containers = ["mkv", "mp4", "ts", "webm"];
+        assert_eq!(templates.containers().collect::<Vec<_>>(), containers);
+        let built_in = Templates::shipped().expect("no problem");
+        assert_eq!(built_in.containers().collect::<Vec<_>>(), containers);
     }
 
     #[test]

@@ -96,7 +96,8 @@ pub struct Library {
 
 #[derive(Debug)]
 struct Inner {
-    file: PathBuf,
+    /// `None`: in memory.
+    file: Option<PathBuf>,
     /// One connection: SQLite has one writer at a time, and waiting here is in order and without a time-out.
     writer: SqlitePool,
     readers: SqlitePool,
@@ -124,8 +125,19 @@ impl Library {
         let open = |source| LibraryError::Open { file: file.clone(), source };
         let readers =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(open)?;
+        Ok(Self::with(Some(file), writer, readers, storage))
+    }
+
+    /// A catalog that is gone with the last clone: for one recording without a daemon, of which the file and its manifest
+    /// are all that stays.
+    pub async fn in_memory(storage: Storage) -> Result<Self, LibraryError> {
+        let writer = open::in_memory().await?;
+        Ok(Self::with(None, writer.clone(), writer, storage))
+    }
+
+    fn with(file: Option<PathBuf>, writer: SqlitePool, readers: SqlitePool, storage: Storage) -> Self {
         let (files, recovering) = (tokio::sync::Mutex::default(), AtomicUsize::new(0));
-        Ok(Self { inner: Arc::new(Inner { file, writer, readers, storage, files, recovering }) })
+        Self { inner: Arc::new(Inner { file, writer, readers, storage, files, recovering }) }
     }
 
     pub fn storage(&self) -> &Storage {
@@ -136,7 +148,7 @@ impl Library {
     pub async fn close(&self) {
         self.inner.readers.close().await;
         self.inner.writer.close().await;
-        let file = self.inner.file.clone();
+        let Some(file) = self.inner.file.clone() else { return };
         // A start on a full disk used it up; where it cannot be made now, the next start tries again.
         let _ = tokio::task::spawn_blocking(move || open::keep_reserve(&file)).await;
     }
@@ -191,6 +203,22 @@ mod tests {
         let error = file("postgres://me:secret@db/x").unwrap_err().to_string();
         assert!(error.contains("postgres") && !error.contains("secret"), "{error}");
         assert!(file("").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_catalog_in_memory_takes_a_recording_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let library = Library::in_memory(storage.clone()).await.unwrap();
+        let recording = testing::recording(0);
+        library.begin(&recording).await.unwrap();
+        assert_eq!(library.get(&recording.id).await.unwrap().map(|r| r.id), Some(recording.id));
+        // Not one for the whole process.
+        let other = Library::in_memory(storage).await.unwrap();
+        assert_eq!(other.get(&recording.id).await.unwrap(), None);
+        library.close().await;
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(!std::path::Path::new(":memory:").exists());
     }
 
     #[tokio::test]

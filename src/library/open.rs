@@ -68,6 +68,17 @@ pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqlitePool, L
     Ok(pool)
 }
 
+/// A new catalog in memory. Its one connection is the catalog, so it is never closed for its age.
+pub(super) async fn in_memory() -> Result<SqlitePool, LibraryError> {
+    let options = SqliteConnectOptions::new().in_memory(true);
+    let file = options.get_filename().to_path_buf();
+    let open = |source| LibraryError::Open { file: file.clone(), source };
+    let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    let pool = pool.connect_with(options).await.map_err(open)?;
+    check(&pool, &file).await?;
+    Ok(pool)
+}
+
 /// A catalog in WAL mode cannot be opened, not even to be read, without 32 KiB for its `-shm`; so a daemon that was ended
 /// would not start again on a full disk. `FILE.reserve` keeps that, and some room for what is recorded then.
 fn reserve_of(file: &Path) -> PathBuf {

@@ -75,6 +75,11 @@ pub fn with_suffix(stem: &str, suffix: &str, extension: &str) -> String {
     format!("{}{suffix}", fit(stem, room_for(suffix, extension)))
 }
 
+/// Whether a file that is to be called `stem` and not encoded gets that very name.
+pub fn is_kept(stem: &str, extension: &str) -> bool {
+    !stem.trim().is_empty() && fit(&safe(stem), room_for("", extension)) == stem
+}
+
 /// Bytes left for the stem; always enough for one character.
 fn room_for(suffix: &str, extension: &str) -> usize {
     let taken = suffix.len() + ".".len() + extension.len() + COMPANION.len();
@@ -233,6 +238,16 @@ mod tests {
             let stem = file_stem(&rule("{streamName}", None, exclude), &facts, None, "mp4");
             assert_eq!(stem, expected, "{stream_name:?} without {exclude:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_would_be_changed_is_told() {
+        for (stem, kept) in
+            [("cam 1", true), ("a{b}", true), (".a", false), ("-a", false), ("a\nb", false), (" ", false)]
+        {
+            assert_eq!(is_kept(stem, "mp4"), kept, "{stem:?}");
+        }
+        assert!(is_kept(&"x".repeat(246), "mp4") && !is_kept(&"x".repeat(247), "mp4"));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub enum PullError {
     Resolve(io::Error),
     #[error("{host} is at {address}, which [limits] allow_sources does not allow")]
     NotAllowed { host: String, address: std::net::IpAddr },
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect: {0}; check host and port, and that the server runs")]
     Connect(io::Error),
     #[error("no {what} within {} s ([limits] connect_timeout)", .limit.as_secs_f32())]
     Timeout { what: &'static str, limit: Duration },

@@ -1,7 +1,7 @@
 //! All sources of the daemon.
 
 use super::{
-    Pull, PullError, Scheme, SourceId, SourceLimits, SourceSnapshot, SourceUri, UriError, reach,
+    Pull, PullError, Scheme, SourceId, SourceLimits, SourceSnapshot, SourceState, SourceUri, UriError, reach,
     task::{self, GOODBYE_LIMIT, Source},
 };
 use crate::{
@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -125,6 +125,7 @@ impl Sources {
             limits: self.inner.limits.clone(),
             started: self.inner.started,
             state: Mutex::default(),
+            told: watch::Sender::new(SourceState::Connecting { failure: None }),
             stop: CancellationToken::new(),
             published: CancellationToken::new(),
         });
@@ -164,6 +165,11 @@ impl Sources {
 
     pub fn get(&self, id: SourceId) -> Option<SourceSnapshot> {
         self.sources().get(&id).map(|e| e.source.snapshot())
+    }
+
+    /// How far a source is, and each change of it.
+    pub fn watch(&self, id: SourceId) -> Option<watch::Receiver<SourceState>> {
+        self.sources().get(&id).map(|e| e.source.told.subscribe())
     }
 
     /// The source that pulls `uri`, compared without credentials.

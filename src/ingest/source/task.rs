@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{net::TcpStream, sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Time a connection has to say goodbye once its source is removed.
@@ -36,23 +36,18 @@ pub struct Source {
     /// Origin of the read ticks, common to all sources, and of the times given to receivers.
     pub(super) started: Instant,
     pub(super) state: Mutex<State>,
+    pub(super) told: watch::Sender<SourceState>,
     pub(super) stop: CancellationToken,
     /// Cancelled once there is a stream in the hub.
     pub(super) published: CancellationToken,
 }
 
+#[derive(Default)]
 pub(super) struct State {
-    pub(super) told: SourceState,
     /// When the connection under way became live.
     live_from: Option<Instant>,
     /// The hub's stream, from the first [`publish`](Source::publish) on.
     stream: Option<Arc<Stream>>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { told: SourceState::Connecting { failure: None }, live_from: None, stream: None }
-    }
 }
 
 impl Source {
@@ -112,9 +107,9 @@ impl Source {
         let mut state = self.state();
         if state.live_from.is_none() {
             state.live_from = Some(Instant::now());
-            state.told = SourceState::Live { since: Utc::now() };
             state.stream.iter().for_each(|stream| stream.set_away(false));
             drop(state);
+            self.told.send_replace(SourceState::Live { since: Utc::now() });
             tracing::info!(source = %self.id, uri = %self.uri, "source is live");
         }
     }
@@ -146,22 +141,21 @@ impl Source {
             transport: self.transport,
             record: self.record,
             added_at: self.added_at,
-            state: state.told.clone(),
+            state: self.told.borrow().clone(),
             session: state.stream.as_ref().map(|s| s.id()),
         }
     }
 
     /// A connection begins, after `failure` of the one before.
     fn begin(&self, failure: Option<Failure>) {
-        let mut state = self.state();
-        (state.told, state.live_from) = (SourceState::Connecting { failure }, None);
+        self.state().live_from = None;
+        self.told.send_replace(SourceState::Connecting { failure });
     }
 
     /// The connection has ended; its stream waits for the next one.
     fn away(&self, told: SourceState) {
-        let mut state = self.state();
-        state.stream.iter().for_each(|stream| stream.set_away(true));
-        state.told = told;
+        self.state().stream.iter().for_each(|stream| stream.set_away(true));
+        self.told.send_replace(told);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -237,6 +231,7 @@ mod tests {
             }),
             started: Instant::now(),
             state: Mutex::default(),
+            told: watch::Sender::new(SourceState::Connecting { failure: None }),
             stop: CancellationToken::new(),
             published: CancellationToken::new(),
         };
