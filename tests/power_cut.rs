@@ -183,7 +183,9 @@ fn judge(house: &House, daemon: &Daemon, promised: &Promised) -> Result<(), Stri
     let parts: Vec<&Value> = recordings.iter().flat_map(|r| r["parts"].as_array().expect("parts")).collect();
     let known: BTreeSet<PathBuf> = parts.iter().map(|part| text(part, "file").into()).collect();
     let mut on_disk: BTreeSet<PathBuf> = house.records("").into_iter().collect();
-    on_disk.retain(|file| file.extension().is_none_or(|e| e != "json"));
+    on_disk.retain(|file| {
+        file.extension().is_none_or(|e| !["json", "jpg", "temp"].iter().any(|beside| e == *beside))
+    });
     // What the daemon tries the folder with; its removal may be undone.
     let is_trial = |file: &Path| file.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".reeld-"));
     on_disk.retain(|file| !is_trial(file));
