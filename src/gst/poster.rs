@@ -28,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// After so many looks at a search in which no thread does anything it has died without a word.
 const MAX_IDLE_LOOKS: u32 = 25;
 
+/// The binding's `Drop` has GStreamer free a buffer that is freed already, which it logs as critical.
+const LEAVE_OUT: gst::PadProbeReturn = gst::PadProbeReturn::Handled;
+
 /// What came of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Poster {
@@ -145,17 +148,18 @@ fn decode(demuxer: &gst::Element, pad: &gst::Pad, search: &Arc<Search>) -> Resul
     pad.link(&encoded).map_err(|e| gst::glib::bool_error!("the track is not taken: {:?}", e))?;
     let wanted = search.clone();
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| match info.buffer() {
-        Some(buffer) if !wanted.wants(buffer) => gst::PadProbeReturn::Drop,
+        Some(buffer) if !wanted.wants(buffer) => LEAVE_OUT,
         _ => gst::PadProbeReturn::Ok,
     });
     decodebin.sync_state_with_parent()
 }
 
-/// Raw pictures in; each is judged, and encoded when it is the best so far.
+/// Raw pictures in; each is judged, and encoded when it is the best so far. JPEG has the full range of brightness
+/// (`1:4:0:0`): without that, black would come out grey.
 fn still(search: &Arc<Search>) -> Result<gst::Element, gst::glib::BoolError> {
     let description = format!(
         "videoconvert ! videoscale ! video/x-raw,format=I420,width=[16,{MAX_SIDE}],height=[16,{MAX_SIDE}],\
-         pixel-aspect-ratio=1/1 ! jpegenc name=jpeg quality=80 ! fakesink name=end sync=false async=false"
+         pixel-aspect-ratio=1/1,colorimetry=1:4:0:0 ! jpegenc name=jpeg quality=80 ! fakesink name=end sync=false async=false"
     );
     let still = gst::parse::bin_from_description(&description, true)
         .map_err(|e| gst::glib::bool_error!("the poster's pipeline: {}", e))?;
@@ -166,11 +170,11 @@ fn still(search: &Arc<Search>) -> Result<gst::Element, gst::glib::BoolError> {
     let judge = search.clone();
     raw.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let Some(contrast) = info.buffer().and_then(|buffer| contrast(pad, buffer)) else {
-            return gst::PadProbeReturn::Drop;
+            return LEAVE_OUT;
         };
         let mut found = judge.found();
         if found.best.as_ref().is_some_and(|(best, _)| *best >= contrast.min(GOOD_CONTRAST)) {
-            return gst::PadProbeReturn::Drop;
+            return LEAVE_OUT;
         }
         found.contrast = contrast;
         gst::PadProbeReturn::Ok
