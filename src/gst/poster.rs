@@ -154,12 +154,12 @@ fn decode(demuxer: &gst::Element, pad: &gst::Pad, search: &Arc<Search>) -> Resul
     decodebin.sync_state_with_parent()
 }
 
-/// Raw pictures in; each is judged, and encoded when it is the best so far. JPEG has the full range of brightness
-/// (`1:4:0:0`): without that, black would come out grey.
+/// Raw pictures in; each is judged, and encoded when it is the best so far. As RGB: JPEG has the full range of brightness,
+/// which GStreamer 1.22 does not make of I420 that has the narrow one. Black would come out grey.
 fn still(search: &Arc<Search>) -> Result<gst::Element, gst::glib::BoolError> {
     let description = format!(
-        "videoconvert ! videoscale ! video/x-raw,format=I420,width=[16,{MAX_SIDE}],height=[16,{MAX_SIDE}],\
-         pixel-aspect-ratio=1/1,colorimetry=1:4:0:0 ! jpegenc name=jpeg quality=80 ! fakesink name=end sync=false async=false"
+        "videoscale ! videoconvert ! video/x-raw,format=RGB,width=[16,{MAX_SIDE}],height=[16,{MAX_SIDE}],\
+         pixel-aspect-ratio=1/1 ! jpegenc name=jpeg quality=80 ! fakesink name=end sync=false async=false"
     );
     let still = gst::parse::bin_from_description(&description, true)
         .map_err(|e| gst::glib::bool_error!("the poster's pipeline: {}", e))?;
@@ -190,20 +190,21 @@ fn still(search: &Arc<Search>) -> Result<gst::Element, gst::glib::BoolError> {
     Ok(still.upcast())
 }
 
-/// Standard deviation of the brightness: of the first plane, whose rows are padded to four bytes.
+/// Standard deviation of the brightness: of the green of RGB, whose rows are padded to four bytes.
 fn contrast(pad: &gst::Pad, buffer: &gst::BufferRef) -> Option<f64> {
     let caps = pad.current_caps()?;
     let structure = caps.structure(0)?;
     let width = usize::try_from(structure.get::<i32>("width").ok()?).ok()?;
     let height = usize::try_from(structure.get::<i32>("height").ok()?).ok()?;
     let map = buffer.map_readable().ok()?;
-    let stride = width.next_multiple_of(4);
+    let stride = (3 * width).next_multiple_of(4);
     let (mut count, mut sum, mut squares) = (0_u64, 0_u64, 0_u64);
     for row in map.chunks(stride.max(1)).take(height) {
-        for &pixel in row.iter().take(width).step_by(PIXEL_STEP) {
+        for pixel in row.chunks_exact(3).take(width).step_by(PIXEL_STEP) {
+            let green = u64::from(pixel[1]);
             count += 1;
-            sum += u64::from(pixel);
-            squares += u64::from(pixel) * u64::from(pixel);
+            sum += green;
+            squares += green * green;
         }
     }
     let mean = sum as f64 / count.max(1) as f64;
