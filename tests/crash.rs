@@ -147,3 +147,32 @@ fn names_stay_taken() {
     assert_eq!(std::fs::read(&first).expect("the file"), before, "the first is as it was");
     drop(daemon);
 }
+
+/// They were told while it ran, and gone after it was recovered: its wall-clock times were wrong and nobody knew.
+#[test]
+fn what_was_left_out_is_still_told_after_a_crash() {
+    let house = House::new(&format!("{RECORD_ALL}record_rotation=2\n"), "");
+    let daemon = house.start(REELD);
+    let live = Live::start(daemon.publish_options("live", "cam"), &av_source(TMP, 10));
+    wait_until("there is a second part", SOON, || live.sent_ms() >= 3000);
+    let session = daemon.session_id("cam");
+    let ask = |verb: &str| {
+        daemon.post(&format!("/api/v1/sessions/{session}/recording/{verb}"), &Value::Null).expect(200)
+    };
+    ask("pause");
+    ask("resume");
+    let gaps = || daemon.recordings("cam")[0]["lost"]["gaps"].clone();
+    wait_until("the pause is told", SOON, || gaps().as_array().map(Vec::len) == Some(1));
+    let told = gaps();
+    let sent_ms = live.sent_ms();
+    wait_until("it goes on", SOON, || live.sent_ms() >= sent_ms + 1500);
+    daemon.kill_9();
+    let daemon = house.start(REELD);
+    let recording = wait_for("it is recovered", SOON, || {
+        daemon.recordings("cam").into_iter().find(|r| r["status"] == "recovered")
+    });
+    assert_eq!(recording["lost"]["gaps"], told, "{recording:#}");
+    let of_parts = recording["parts"].as_array().expect("parts").iter();
+    let in_parts: usize = of_parts.filter_map(|part| part["gaps"].as_array().map(Vec::len)).sum();
+    assert_eq!(in_parts, 1, "{recording:#}");
+}

@@ -20,8 +20,9 @@ const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 const RECORD_ALL: &str =
     "record_rtmp_streams=true\nrecord_rtsp_streams=true\nstream_record_policy=streamName\n";
 const STALL: Duration = Duration::from_secs(20);
-/// An answer may take this long while the disk stands still.
-const PROMPT: Duration = Duration::from_secs(3);
+/// An answer may take this long while the disk stands still: one that waits for the disk takes longer, and a busy machine
+/// does not.
+const PROMPT: Duration = Duration::from_secs(8);
 /// 3 Mbit/s of noise, which is what a camera in the rain sends.
 const RAIN: &[&str] = &["-f", "lavfi", "-i", "testsrc2=size=320x180:rate=30,noise=alls=60:allf=t"];
 const RAIN_H264: &[&str] = &[

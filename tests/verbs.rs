@@ -259,6 +259,25 @@ fn a_publisher_that_returns_goes_on_in_its_recording() {
     assert_eq!(daemon.recordings("cam").len(), 1);
 }
 
+/// The network cut the connection, which looks alive. It is ended for the encoder that is back, and once that counted as
+/// ended by request: the recording did not wait.
+#[test]
+fn a_publisher_whose_dead_connection_is_replaced_goes_on_in_its_recording() {
+    let house = House::new(&format!("{ON_DEMAND}record_resume_window=60\n"), "publisher_timeout = \"60s\"");
+    let daemon = house.start(REELD);
+    let (dead, first) = idle(&daemon, "cam", SECOND);
+    let recording = start(&daemon, &first, &json!({}));
+    let flv = Flv::read(&av_source(TMP, 4)).expect("an FLV file");
+    let publish = || publish_at_once(daemon.publish_options("live", "cam"), &flv, SECOND).ok();
+    let _again = wait_for("the name again", SOON, publish);
+    let session = daemon.session_id("cam");
+    assert_ne!(session, first);
+    wait_until("the recording is the new session's", SOON, || {
+        recording_of(&daemon, &session).as_ref() == Some(&recording)
+    });
+    drop(dead);
+}
+
 #[test]
 fn a_recording_that_waits_can_be_stopped_by_its_old_session() {
     let house = House::new(&format!("{ON_DEMAND}record_resume_window=60\n"), "");

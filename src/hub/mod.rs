@@ -11,6 +11,7 @@ mod ring;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod wall;
 
 pub use memory::QueueRule;
 pub use preroll::{PrerollGiven, PrerollRule};

@@ -1,5 +1,5 @@
 use super::{EndReason, Hub, Item, Publishing, stream::Stream};
-use crate::media::{Frame, Gap, Tracks};
+use crate::media::{Frame, Gap, GapKind, Tracks};
 use chrono::{TimeDelta, Utc};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::sync::mpsc::error::TrySendError;
@@ -68,8 +68,8 @@ impl Publisher {
     /// The first access unit, decoding time `dts_ns`, arrived `ago`: for a publisher that holds it until its tracks are
     /// known. Without this it counts as arrived when it is published.
     pub fn began(&mut self, dts_ns: u64, ago: std::time::Duration) {
-        let ago_ns = i64::try_from(ago.as_nanos()).unwrap_or(0).saturating_add_unsigned(dts_ns);
-        self.stream.lock().origin.get_or_insert_with(|| Utc::now() - TimeDelta::nanoseconds(ago_ns));
+        let ago = TimeDelta::from_std(ago).unwrap_or_default();
+        self.stream.lock().wall.begin(dts_ns, Utc::now() - ago);
     }
 
     /// Hands on a batch, emptying it. One lock for all of them, no waiting.
@@ -84,8 +84,8 @@ impl Publisher {
         for frame in batch.drain(..) {
             state.frames += 1;
             state.bytes += frame.buffer.size() as u64;
-            if state.origin.is_none() {
-                state.origin = Some(Utc::now() - TimeDelta::nanoseconds(frame.dts_ns() as i64));
+            if state.frames == 1 {
+                state.wall.begin(frame.dts_ns(), Utc::now());
             }
             state.tell_frame(&frame, has_video);
             let retention_ns = budget.retention_ns(!state.subscribers.is_empty());
@@ -99,8 +99,13 @@ impl Publisher {
     }
 
     /// Tells every subscriber that the timeline is not whole here.
-    pub fn gap(&mut self, gap: Gap) {
+    pub fn gap(&mut self, mut gap: Gap) {
         let mut state = self.stream.lock();
+        if gap.kind == GapKind::Reconnect {
+            gap.at = state.wall.at(gap.at_ms.saturating_mul(1_000_000));
+            let from_ns = state.ring.newest_ns() + 1;
+            state.wall.away(from_ns, gap.by_ms);
+        }
         state.gaps += 1;
         state.packets_lost += gap.packets;
         state.ring.gap(&gap);

@@ -50,6 +50,11 @@ impl GopRing {
         }
     }
 
+    /// The latest decoding time that was pushed.
+    pub fn newest_ns(&self) -> u64 {
+        self.newest_ns
+    }
+
     pub fn settle(&mut self) {
         self.settled = true;
     }

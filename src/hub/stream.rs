@@ -3,9 +3,10 @@ use super::{
     preroll::{PrerollGiven, Share, nanos},
     queue::{Item, Queue, Subscriber},
     ring::GopRing,
+    wall::WallClock,
 };
 use crate::media::{Frame, MediaKind, MediaSessionId, Protocol, RoomName, StreamName, Tracks};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use std::{
     collections::VecDeque,
     net::SocketAddr,
@@ -68,8 +69,8 @@ pub(super) struct State {
     queues: Arc<QueueMemory>,
     pub frames: u64,
     pub bytes: u64,
-    /// Wall-clock time at which running time 0 arrived.
-    pub origin: Option<DateTime<Utc>>,
+    /// By the arrival of its first access unit.
+    pub wall: WallClock,
     pub gaps: u64,
     pub packets_lost: u64,
     pub left_out: Vec<String>,
@@ -135,8 +136,7 @@ impl Stream {
 
     /// Wall-clock time that belongs to `ns` of the stream's running time.
     pub fn wall_time(&self, ns: u64) -> DateTime<Utc> {
-        let origin = self.lock().origin.unwrap_or(self.created_at);
-        origin + TimeDelta::nanoseconds(i64::try_from(ns).unwrap_or(i64::MAX))
+        self.lock().wall.at(ns).unwrap_or(self.created_at)
     }
 
     /// A subscription that begins with the last key frame already seen. `None` when the stream has ended or
@@ -241,7 +241,7 @@ impl State {
             queues,
             frames: 0,
             bytes: 0,
-            origin: None,
+            wall: WallClock::default(),
             gaps: 0,
             packets_lost: 0,
             left_out: Vec::new(),

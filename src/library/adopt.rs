@@ -20,7 +20,6 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
-use uuid::Uuid;
 
 /// A file that was changed so shortly before is looked at twice, `SECOND_LOOK` apart.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -244,7 +243,8 @@ fn adopt_part(storage: &Storage, name: &str, make_whole: MakeWhole) -> Result<Op
         return Ok(None);
     }
     let (stem, extension) = split(name.strip_suffix(".part").unwrap_or(name));
-    let unfinished = Unfinished { file: &file, number: 1, changed: look.changed(), started_at: None };
+    let unfinished =
+        Unfinished { file: &file, number: 1, changed: look.changed(), started_at: None, recording: None };
     let identity = |started_at| stranger(stem, extension, started_at);
     let Some((identity, part)) = salvage(storage, &unfinished, make_whole, identity)? else {
         return Err("it is not known how to finish it, or nothing in it can be played".into());
@@ -282,7 +282,7 @@ fn found_file(file: &FinishedFile, look: &Look, salvaged: &Salvaged) -> Found {
 
 /// Never over another; false when there is one.
 fn place_manifest(storage: &Storage, found: &Found) -> io::Result<bool> {
-    let temp = storage.folder().join(format!(".reeld-{}.temp", Uuid::new_v4()));
+    let temp = storage.trial();
     let manifest = Manifest::recovered(found.identity.clone(), found.part.clone());
     let placed = manifest
         .write(&temp)

@@ -121,6 +121,19 @@ impl Library {
         self.end(id, Status::Failed, ended_at, lost, Some(error)).await
     }
 
+    /// What a recording under way has lost until now, so that it is known after a crash.
+    pub async fn note_lost(&self, id: &RecordingId, lost: &Lost) -> Result<(), LibraryError> {
+        const WHAT: &str = "note what is lost";
+        let mut tx = self.write(WHAT).await?;
+        sqlx::query("UPDATE recording SET lost = ? WHERE id = ?")
+            .bind(to_json(lost))
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(sql(WHAT))?;
+        tx.commit().await.map_err(sql(WHAT))
+    }
+
     async fn end(
         &self,
         id: &RecordingId,

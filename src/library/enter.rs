@@ -286,8 +286,12 @@ async fn sum_up(tx: &mut SqliteConnection, id: &RecordingId, what: &'static str)
 }
 
 /// When the last frame of a part came: its media time, and the time that was left out of it.
-fn end_of(started_at: DateTime<Utc>, duration_ms: u64, gaps: &[Gap]) -> Option<DateTime<Utc>> {
-    let left_out = |gap: &&Gap| matches!(gap.kind, GapKind::Pause | GapKind::Reconnect | GapKind::Switch);
+pub(super) fn end_of(started_at: DateTime<Utc>, duration_ms: u64, gaps: &[Gap]) -> Option<DateTime<Utc>> {
+    // One that a part begins with was over when it began.
+    let in_part = |gap: &Gap| gap.at.is_none_or(|at| at >= started_at);
+    let left_out = |gap: &&Gap| {
+        matches!(gap.kind, GapKind::Pause | GapKind::Reconnect | GapKind::Switch) && in_part(gap)
+    };
     let closed = gaps.iter().filter(left_out).map(|gap| gap.by_ms.max(0)).fold(0, i64::saturating_add);
     let length = i64::try_from(duration_ms).ok()?.checked_add(closed)?;
     started_at.checked_add_signed(TimeDelta::try_milliseconds(length)?)
@@ -375,4 +379,28 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     part.hook = None;
     part.poster = None;
     Ok(Some(Found { identity: recording, part, recovered, hook: true }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_ends_after_its_media_and_what_was_left_out_of_it() {
+        let started_at = DateTime::from_timestamp_millis(1_700_000_000_000).expect("a time");
+        let gap = |kind, after_ms, by_ms| {
+            let at = Some(started_at + TimeDelta::milliseconds(after_ms));
+            Gap { kind, at_ms: after_ms.max(0) as u64, by_ms, at, frames: 0, packets: 0 }
+        };
+        for (gaps, length_ms) in [
+            (vec![], 10_000),
+            (vec![gap(GapKind::Pause, 2_000, 500), gap(GapKind::Reconnect, 4_000, 300)], 10_800),
+            (vec![gap(GapKind::Overflow, 2_000, 500)], 10_000),
+            // It began when that was over.
+            (vec![gap(GapKind::Switch, -700, 700)], 10_000),
+        ] {
+            let end = end_of(started_at, 10_000, &gaps).expect("an end");
+            assert_eq!((end - started_at).num_milliseconds(), length_ms, "{gaps:?}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use super::{
     HookJob, Identity, Inspect, Library, LibraryError, MakeWhole, Manifest, Part, Recording, RecordingId,
     Status, Storage, StorageError,
     catalog::{get, id_of, status_of, time, time_of},
+    enter::end_of,
     salvage::{Unfinished, salvage},
     sql,
     storage::{io_error, rename_new},
@@ -50,7 +51,7 @@ impl Library {
     /// name where that is missing. Any other is made whole by `make_whole`, as far as it can be. Both are entered as
     /// parts with `hook`, each in one transaction. A recording whose parts are all entered then is completed
     /// when its end had been asked for and nothing had to be made whole, else recovered. Any other is failed, with an error
-    /// that names the `.part` it was writing; a later start tries that one again. The end is the time of the last change to
+    /// that names the `.part` it was writing, and says whether `inspect` finds that it plays; a later start tries that one again. The end is the time of the last change to
     /// its files.
     ///
     /// Files that no row knows are entered as their manifests say. Their hooks run, as they may not have run yet; but not
@@ -75,7 +76,7 @@ impl Library {
         let mut ended = Vec::with_capacity(left.len());
         for recording in left {
             let id = recording.id;
-            match self.end_left_behind(recording, &mut whole, hook.as_ref(), make_whole).await {
+            match self.end_left_behind(recording, &mut whole, hook.as_ref(), make_whole, inspect).await {
                 Ok(recording) => ended.extend(recording),
                 Err(error) => {
                     tracing::error!(recording = %id, %error, "cannot be recovered; the next start tries again");
@@ -130,24 +131,30 @@ impl Library {
 
     async fn end_left_behind(
         &self,
-        left: LeftBehind,
+        recording: LeftBehind,
         whole: &mut WholeParts,
         hook: Option<&HookJob>,
         make_whole: MakeWhole,
+        inspect: Inspect,
     ) -> Result<Option<Recording>, LibraryError> {
-        let LeftBehind { id, status, started_at, writing } = left;
+        let LeftBehind { id, status, started_at, writing } = recording;
         let mut ended_at = started_at;
-        let (mut playable, mut entered, mut salvaged) = (Vec::new(), false, false);
+        let (mut left, mut entered, mut salvaged) = (Vec::new(), false, false);
         for writing in writing {
-            if let Some(part) = whole.remove(&(id, writing.number)) {
-                self.commit_part(&id, &part, hook.cloned()).await?;
-                entered = true;
+            if let Some((part, recovered)) = whole.remove(&(id, writing.number)) {
+                let status = if recovered { Status::Recovered } else { Status::Completed };
+                let hook = hook.cloned().map(|job| HookJob { status, ..job });
+                self.commit_part(&id, &part, hook).await?;
+                (entered, salvaged) = (true, salvaged || recovered);
+                // A file that was made whole was changed long after its last frame.
+                let end = end_of(part.started_at, part.duration_ms, &part.gaps).filter(|_| recovered);
+                ended_at = ended_at.max(end.unwrap_or(ended_at));
             } else if let Some((part, changed)) = self.salvaged(&id, &writing, make_whole).await? {
                 let hook = hook.cloned().map(|job| HookJob { status: Status::Recovered, ..job });
                 self.commit_part(&id, &part, hook).await?;
                 (salvaged, ended_at) = (true, ended_at.max(changed));
             } else if let Some(changed) = self.left_as_it_is(&writing).await? {
-                playable.push(writing.file.display().to_string());
+                left.push(writing.file);
                 ended_at = ended_at.max(changed);
             }
         }
@@ -155,7 +162,7 @@ impl Library {
         for part in recording.parts.iter().filter(|_| !salvaged) {
             ended_at = ended_at.max(look_at(&part.file).await.map_or(started_at, |(_, changed)| changed));
         }
-        let all_whole = playable.is_empty() && !recording.parts.is_empty();
+        let all_whole = left.is_empty() && !recording.parts.is_empty();
         match status {
             // It has ended, and has another file at most.
             Status::Failed if !(all_whole && (entered || salvaged)) => return Ok(None),
@@ -165,7 +172,8 @@ impl Library {
             }
             _ if all_whole => self.recovered(&id, ended_at, &recording.lost).await?,
             _ => {
-                let error = interrupted_error(&playable, !recording.parts.is_empty());
+                let left = self.seen_to_play(left, inspect).await?;
+                let error = interrupted_error(&left, !recording.parts.is_empty());
                 self.fail(&id, ended_at, &recording.lost, &error).await?;
             }
         }
@@ -186,6 +194,21 @@ impl Library {
         }
         self.discard_part(&writing.recording, writing.number).await?;
         Ok(None)
+    }
+
+    /// Each of them with whether a player finds something in it.
+    async fn seen_to_play(
+        &self,
+        files: Vec<PathBuf>,
+        inspect: Inspect,
+    ) -> Result<Vec<(PathBuf, bool)>, LibraryError> {
+        let plays = move |file: PathBuf| {
+            let plays = matches!(inspect(&file), Ok(Some(_)));
+            (file, plays)
+        };
+        let look = move || files.into_iter().map(plays).collect();
+        let failed = |e| io_error("cannot search", self.storage().folder())(io::Error::other(e));
+        Ok(tokio::task::spawn_blocking(look).await.map_err(failed)?)
     }
 
     /// Ends once more, and well, a recording that had failed because a file could not be made whole.
@@ -219,7 +242,7 @@ impl Library {
         let file = writing.file.clone();
         let salvage = move || {
             let Writing { ref file, number, started_at, .. } = writing;
-            let unfinished = Unfinished { file, number, changed, started_at };
+            let unfinished = Unfinished { file, number, changed, started_at, recording: Some(&recording) };
             salvage(&storage, &unfinished, make_whole, |_| Identity::from(&recording))
         };
         let made = tokio::task::spawn_blocking(salvage).await.map_err(|e| e.to_string()).flatten();
@@ -267,7 +290,9 @@ struct Writing {
     started_at: Option<DateTime<Utc>>,
 }
 
-type WholeParts = HashMap<(RecordingId, u32), Part>;
+/// Finished files, and whether each was made whole after a daemon had died: at a start that was cut short itself.
+type WholeParts = HashMap<(RecordingId, u32), (Part, bool)>;
+type WholePart = ((RecordingId, u32), (Part, bool));
 
 /// Size in bytes and time of the last change; `None` for what cannot be looked at.
 async fn look_at(file: &Path) -> Option<(u64, DateTime<Utc>)> {
@@ -275,14 +300,23 @@ async fn look_at(file: &Path) -> Option<(u64, DateTime<Utc>)> {
     Some((found.len(), found.modified().ok()?.into()))
 }
 
-fn interrupted_error(playable: &[String], has_parts: bool) -> String {
-    let rest = match playable {
-        [] if has_parts => "its finished files are whole".into(),
-        [] => "of the part being written nothing is left".into(),
-        _ => format!(
-            "what was written is in {} and plays; rename it, without .part, to keep it",
-            playable.join(" and ")
-        ),
+/// `left`: the files that could not be made whole, and whether they play.
+fn interrupted_error(left: &[(PathBuf, bool)], has_parts: bool) -> String {
+    let names = |wanted: bool| {
+        let names = left.iter().filter(|(_, plays)| *plays == wanted).map(|(file, _)| file.display());
+        names.map(|name| name.to_string()).collect::<Vec<_>>().join(" and ")
+    };
+    let plays =
+        |files| format!("what was written is in {files} and plays; rename it, without .part, to keep it");
+    let broken = |files| format!("nothing that plays was found in {files}, which was left as it is");
+    let rest = match (names(true), names(false)) {
+        (good, bad) if good.is_empty() && bad.is_empty() => match has_parts {
+            true => "its finished files are whole".into(),
+            false => "of the part being written nothing is left".into(),
+        },
+        (good, bad) if good.is_empty() => broken(bad),
+        (good, bad) if bad.is_empty() => plays(good),
+        (good, bad) => format!("{}; {}", plays(good), broken(bad)),
     };
     format!("the daemon ended before this recording was finished; {rest}")
 }
@@ -300,9 +334,7 @@ fn find_whole(storage: &Storage, names: &[String], writing: &[Writing]) -> Resul
             tracing::warn!(file = %file.display(), %error, "left out of what is recovered");
             None
         });
-        if let Some((recording, part)) = found {
-            whole.insert((recording, part.number), part);
-        }
+        whole.extend(found);
     }
     if !whole.is_empty() {
         storage.sync_folder()?;
@@ -310,8 +342,8 @@ fn find_whole(storage: &Storage, names: &[String], writing: &[Writing]) -> Resul
     Ok(whole)
 }
 
-fn whole_part(file: &Path, writing: &[Writing]) -> Result<Option<(RecordingId, Part)>, StorageError> {
-    let Manifest { recording, mut part, .. } = Manifest::read(&Manifest::path_of(file))?;
+fn whole_part(file: &Path, writing: &[Writing]) -> Result<Option<WholePart>, StorageError> {
+    let Manifest { recording, recovered, mut part, .. } = Manifest::read(&Manifest::path_of(file))?;
     let id = recording.id;
     let Some(writing) = writing.iter().find(|w| w.recording == id && w.number == part.number) else {
         return Ok(None);
@@ -325,7 +357,7 @@ fn whole_part(file: &Path, writing: &[Writing]) -> Result<Option<(RecordingId, P
     }
     part.file = file.into();
     part.hook = None;
-    Ok(Some((id, part)))
+    Ok(Some(((id, part.number), (part, recovered))))
 }
 
 /// Ends what `Storage::finish` may have begun: true when `file` is there with `size` bytes, and the `.part` is not.

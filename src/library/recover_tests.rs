@@ -225,6 +225,65 @@ async fn a_part_that_can_be_made_whole_is_recovered() {
     }
 }
 
+/// The file told everybody that it was completed: a second crash, between what made it whole and the catalog, hid that.
+#[tokio::test]
+async fn what_was_made_whole_at_a_start_that_died_is_recovered_too() {
+    let (dir, library) = library().await;
+    let open = recording_in(&library, Status::Finalizing).await;
+    let file = write_part(&library, &open, 1, "cam").await;
+    let manifest = |f: &FinishedFile| Manifest::recovered(Identity::from(&open), describe(f, 1));
+    let finished = library.storage().finish(file, |_| "cam".into(), manifest).unwrap();
+
+    let next = reopen(&dir).await;
+    let found = recover(&next, Some(hook()), |_| Ok(None)).await;
+    assert_eq!((found[0].status, found[0].parts.len()), (Status::Recovered, 1));
+    let part = describe(&finished, 1);
+    let end_ms = part.started_at.timestamp_millis() + part.duration_ms as i64;
+    assert_eq!(found[0].ended_at.unwrap().timestamp_millis(), end_ms, "not when it was made whole");
+    let due = next.outbox_due(Utc::now(), 100).await.unwrap();
+    assert_eq!(due.iter().map(|d| d.job.status).collect::<Vec<_>>(), [Status::Recovered]);
+}
+
+/// A file in which there is nothing was told to play, and to be renamed.
+#[tokio::test]
+async fn it_is_told_which_files_play() {
+    let (dir, library) = library().await;
+    let open = recording_in(&library, Status::Recording).await;
+    let plays = write_part(&library, &open, 1, "cam").await;
+    let broken = write_part(&library, &open, 2, "cam_2").await;
+    fs::write(broken.path(), "nothing").unwrap();
+    let alone = recording_in(&library, Status::Recording).await;
+    let lonely = write_part(&library, &alone, 1, "alone").await;
+    fs::write(lonely.path(), "nothing").unwrap();
+
+    let found = recover(&reopen(&dir).await, None, |_| Ok(None)).await;
+    let error = |id| found.iter().find(|r| r.id == id).and_then(|r| r.error.clone()).unwrap();
+    let plays = format!("what was written is in {} and plays;", plays.path().display());
+    let none_in =
+        |file: &PartFile| format!("nothing that plays was found in {}, which was", file.path().display());
+    let both = error(open.id);
+    assert!(both.contains(&plays) && both.contains(&none_in(&broken)), "{both}");
+    let none = error(alone.id);
+    assert!(none.contains(&none_in(&lonely)) && !none.contains("rename it"), "{none}");
+    assert!(lonely.path().exists());
+}
+
+/// Each start tries the folder with a file; those of daemons that died in it gathered there.
+#[tokio::test]
+async fn what_a_start_left_that_died_is_removed() {
+    let (dir, library) = library().await;
+    let records = dir.path().join("records");
+    let id = uuid::Uuid::new_v4();
+    let others = [".reeld-notes".to_owned(), format!(".reeld-{id}.mp4"), format!("reeld-{id}")];
+    for name in others.iter().cloned().chain([format!(".reeld-{id}"), format!(".reeld-{id}.temp")]) {
+        fs::write(records.join(name), "").unwrap();
+    }
+    recover(&library, None, |_| Ok(None)).await;
+    let mut expected = others.to_vec();
+    expected.sort();
+    assert_eq!(names(&dir), expected);
+}
+
 /// One recording that the catalog does not take kept the daemon from starting, every time.
 #[tokio::test]
 async fn what_cannot_be_recovered_keeps_nothing_else_back() {

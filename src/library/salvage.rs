@@ -1,6 +1,9 @@
 //! Files that a daemon was writing when it died, and that can be made whole.
 
-use super::{AudioPart, FinishedFile, Identity, Manifest, Part, PartLost, Storage, StorageError, VideoPart};
+use super::{
+    AudioPart, FinishedFile, Identity, Manifest, Part, PartLost, Recording, Storage, StorageError, VideoPart,
+};
+use crate::media::Gap;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -29,6 +32,22 @@ pub(super) struct Unfinished<'a> {
     pub changed: DateTime<Utc>,
     /// When its first frame came, if that is known.
     pub started_at: Option<DateTime<Utc>>,
+    /// Of its recording, if that is known.
+    pub recording: Option<&'a Recording>,
+}
+
+impl Unfinished<'_> {
+    /// The gaps in a file of this length: those of the recording that come after the parts before.
+    fn gaps(&self, duration_ms: u64) -> Vec<Gap> {
+        let Some(recording) = self.recording else { return Vec::new() };
+        let before = recording.parts.iter().filter(|p| p.number < self.number);
+        let before_ms: u64 = before.map(|p| p.duration_ms).sum();
+        let in_file = |gap: &Gap| {
+            let at_ms = gap.at_ms.checked_sub(before_ms).filter(|&at| at <= duration_ms)?;
+            Some(Gap { at_ms, ..gap.clone() })
+        };
+        recording.lost.gaps.iter().filter_map(in_file).collect()
+    }
 }
 
 /// Gives the part its end, its manifest and its final name: the one that was reserved for it. `identity` is given the time
@@ -50,7 +69,16 @@ pub(super) fn salvage(
     let started_at = unfinished.started_at.unwrap_or_else(by_its_end);
     let identity = identity(started_at);
     let started_at = started_at.max(identity.started_at).trunc_subsecs(3);
-    let describe = |file: &FinishedFile| describe(file, unfinished.number, started_at, &salvaged);
+    let gaps = unfinished.gaps(salvaged.duration_ms);
+    let lost = PartLost {
+        packets: gaps.iter().map(|g| g.packets).sum(),
+        frames: gaps.iter().map(|g| g.frames).sum(),
+    };
+    let describe = |file: &FinishedFile| Part {
+        gaps: gaps.clone(),
+        lost,
+        ..describe(file, unfinished.number, started_at, &salvaged)
+    };
     let stem = part.stem().to_owned();
     let names = |n| if n == 1 { stem.clone() } else { format!("{stem}_{n}") };
     let manifest = |file: &FinishedFile| Manifest::recovered(identity.clone(), describe(file));

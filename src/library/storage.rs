@@ -20,6 +20,8 @@ pub const MAX_NAME_TRIES: u32 = 1_000_000;
 /// How often one file loses its name to somebody else before it gives up.
 const MAX_RACES: u32 = 100;
 const HASH_BLOCK_BYTES: usize = 1 << 20;
+/// What the name of a file begins with that is there for a moment only; a UUID follows, and `.temp` where it has content.
+const TRIAL: &str = ".reeld-";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -98,15 +100,33 @@ impl Storage {
             return Err(StorageError::FolderName { path: folder });
         }
         fs::create_dir_all(&folder).map_err(error)?;
-        let probe = folder.join(format!(".reeld-{}", Uuid::new_v4()));
+        let probe = folder.join(format!("{TRIAL}{}", Uuid::new_v4()));
         OpenOptions::new().write(true).create_new(true).open(&probe).map_err(error)?;
-        fs::remove_file(&probe).map_err(error)?;
-        Ok(Self { folder: folder.into() })
+        match fs::remove_file(&probe) {
+            // Somebody who starts at the same moment has taken it for one that was left behind.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error(e)),
+            _ => Ok(Self { folder: folder.into() }),
+        }
     }
 
     /// Absolute path of the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// A hidden name that nobody else has, for a file that gets another one or goes away again.
+    pub(super) fn trial(&self) -> PathBuf {
+        self.folder.join(format!("{TRIAL}{}.temp", Uuid::new_v4()))
+    }
+
+    /// Removes those of `names` that a daemon was not able to: it died, or a power cut brought them back.
+    pub(super) fn remove_trials(&self, names: &[String]) {
+        for name in names.iter().filter(|name| is_trial(name)) {
+            let file = self.folder.join(name);
+            if let Err(error) = fs::remove_file(&file) {
+                tracing::warn!(file = %file.display(), %error, "was left behind by a start and cannot be removed");
+            }
+        }
     }
 
     /// Reserves a free name by creating `NAME.EXT.part`, empty. Whoever writes it syncs the folder: until then a power
@@ -255,6 +275,11 @@ impl Storage {
     fn all_taken(&self, name: String) -> StorageError {
         StorageError::AllTaken { name, folder: self.folder.to_path_buf() }
     }
+}
+
+fn is_trial(name: &str) -> bool {
+    let id = name.strip_prefix(TRIAL).map(|rest| rest.strip_suffix(".temp").unwrap_or(rest));
+    id.is_some_and(|id| Uuid::try_parse(id).is_ok())
 }
 
 fn file_name(stem: &str, ext: &str) -> Result<String, StorageError> {

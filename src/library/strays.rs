@@ -78,8 +78,13 @@ impl Library {
     /// For the start, before anything is recorded: later, a file that has just been finished would be among them.
     pub(super) async fn strays(&self) -> Result<Strays, LibraryError> {
         let known = self.known_names().await?;
-        let folder = self.storage().folder().to_path_buf();
-        let looked = tokio::task::spawn_blocking(move || Ok(Strays::of(file_names(&folder)?, &known))).await;
+        let storage = self.storage().clone();
+        let look = move || {
+            let names = file_names(storage.folder())?;
+            storage.remove_trials(&names);
+            Ok(Strays::of(names, &known))
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
         match looked.map_err(io::Error::other).flatten() {
             Ok(strays) => Ok(strays),
             Err(error) => {

@@ -83,7 +83,7 @@ pub struct Gap {
     /// Length: for a jump how far the sender's clock moved (negative: back), for an overflow or packet loss the media
     /// time left out, for the others the wall time without media.
     pub by_ms: i64,
-    /// Wall-clock time at which it begins; `None` where a publisher tells it: the recording knows.
+    /// Wall-clock time at which it begins; `None` where a publisher tells it: the hub knows, or the recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<DateTime<Utc>>,
     /// Access units left out, as far as known; 0 for a jump, a reconnect, a pause and a switch.

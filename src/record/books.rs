@@ -21,7 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -31,6 +31,9 @@ use tokio::{
 /// How often a finished part is offered to the catalog, and the pause after the first refusal; it doubles.
 const COMMIT_ATTEMPTS: u32 = 7;
 const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(250);
+/// Losses come in bursts: the catalog is told so much later.
+const NOTE_LOST_AFTER: Duration = Duration::from_millis(500);
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// What happens in a recording's life, told by the writer thread.
 pub(super) enum Entry {
@@ -135,6 +138,29 @@ impl Finishing {
     }
 }
 
+/// When the catalog is to be told what a recording has lost: it is all that is left of it after a crash.
+#[derive(Default)]
+struct Losses {
+    /// Something is lost that the catalog does not know, since then.
+    since: Option<Instant>,
+}
+
+impl Losses {
+    fn see(&mut self, entry: &Entry) {
+        if matches!(entry, Entry::Lost { .. } | Entry::Gap(_)) {
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn noted(&mut self) {
+        self.since = None;
+    }
+
+    fn due_in(&self) -> Duration {
+        self.since.map_or(NEVER, |since| NOTE_LOST_AFTER.saturating_sub(since.elapsed()))
+    }
+}
+
 pub(super) struct Books {
     pub library: Library,
     pub hook: Option<PathBuf>,
@@ -165,7 +191,18 @@ impl Books {
     ) -> (Option<String>, Option<String>) {
         let recording = self.progress.borrow().recording.clone();
         log_failure(&recording, "begin", self.library.begin(&recording).await);
-        while let Some(entry) = entries.recv().await {
+        let mut losses = Losses::default();
+        loop {
+            let entry = match tokio::time::timeout(losses.due_in(), entries.recv()).await {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(_) => {
+                    self.note_lost().await;
+                    losses.noted();
+                    continue;
+                }
+            };
+            losses.see(&entry);
             match entry {
                 Entry::Opened { name, number, path, started_at } => {
                     self.opened(name, number, &path, started_at).await;
@@ -194,6 +231,15 @@ impl Books {
             Some("the recorder broke off by a fault of ours; what was written is in the .part file".into()),
             None,
         )
+    }
+
+    async fn note_lost(&self) {
+        let recording = self.progress.borrow().recording.clone();
+        log_failure(
+            &recording,
+            "note what is lost of",
+            self.library.note_lost(&recording.id, &recording.lost).await,
+        );
     }
 
     fn change(&self, change: impl FnOnce(&mut Recording)) {

@@ -45,6 +45,15 @@ impl RotationRule {
     }
 }
 
+impl RotationRule {
+    /// Nothing came between the two, and the grid of the clock has a seam there: they belong to different parts.
+    pub fn has_seam_between(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> bool {
+        let (RotationAlign::Clock, Some(length)) = (self.align, self.rotation.duration) else { return false };
+        let part = |moment: DateTime<Utc>| since_1970_ns(moment) / ns(length).max(1);
+        part(from) < part(to + TimeDelta::nanoseconds(TOLERANCE_NS as i64))
+    }
+}
+
 impl Due {
     /// `bytes`: what the part holds without the frame that is shown at `media_ns`.
     pub fn is_reached(&self, media_ns: u64, bytes: u64) -> bool {
@@ -60,9 +69,13 @@ impl Due {
 /// From `now` to the next multiple of `length` since 1970; a multiple that is only the tolerance away is not the next.
 fn until_next_multiple(now: DateTime<Utc>, length: Duration) -> Duration {
     let moment = now + TimeDelta::nanoseconds(TOLERANCE_NS as i64);
-    let since_ns = u64::try_from(moment.timestamp_nanos_opt().unwrap_or(0)).unwrap_or(0);
+    let since_ns = since_1970_ns(moment);
     let length_ns = ns(length).max(1);
     Duration::from_nanos(length_ns - since_ns % length_ns + TOLERANCE_NS)
+}
+
+fn since_1970_ns(moment: DateTime<Utc>) -> u64 {
+    u64::try_from(moment.timestamp_nanos_opt().unwrap_or(0)).unwrap_or(0)
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -98,6 +111,23 @@ mod tests {
         assert!(due.is_reached(10 * S, 0) && due.is_reached(0, 1000) && !due.by_limit);
         assert!(rule(every(1000), RotationAlign::Start).due(0, 0, now).by_limit);
         assert!(!Due::default().is_reached(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn a_time_without_media_may_hold_a_seam() {
+        let at = |ms: i64| DateTime::from_timestamp_millis(1_700_000_040_000 + ms).expect("a time");
+        let (clock, start) = (rule(every(60), RotationAlign::Clock), rule(every(60), RotationAlign::Start));
+        for (from_ms, to_ms, seam) in [
+            (1_000, 59_000, false),
+            (59_990, 60_000, true),
+            (59_000, 59_995, true),
+            (60_000, 61_000, false),
+            (1_000, 3_600_000, true),
+            (61_000, 59_000, false),
+        ] {
+            assert_eq!(clock.has_seam_between(at(from_ms), at(to_ms)), seam, "{from_ms} {to_ms}");
+            assert!(!start.has_seam_between(at(from_ms), at(to_ms)));
+        }
     }
 
     #[test]

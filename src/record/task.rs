@@ -23,7 +23,7 @@ use crate::{
     library::{RecordingId, Storage},
     media::{Frame, Gap, GapKind, MediaKind, Tracks},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use parts::Closing;
 use sources::Next;
 use std::{
@@ -187,7 +187,7 @@ impl Task {
         match request {
             Request::Split => self.input(Input::Rotate, None, now),
             Request::Pause => {
-                self.release_held();
+                self.release_held(now);
                 self.finish_closing();
                 self.leave_out(GapKind::Pause);
                 self.input(Input::Pause, None, now);
@@ -210,6 +210,7 @@ impl Task {
             Request::Pause if !begun => Some(Refusal::NotBegun),
             Request::Resume if !paused => Some(Refusal::NotPaused),
             Request::Return(_) if self.away_until.is_none() => Some(Refusal::NotAway),
+            Request::Return(_) if self.next.as_ref().is_some_and(Next::is_switch) => Some(Refusal::NotAway),
             _ => None,
         }
     }
@@ -238,7 +239,7 @@ impl Task {
             }
             Item::Gap(gap) => {
                 let overflow = gap.kind == GapKind::Overflow;
-                self.note_of_stream(gap);
+                self.note_of_stream(gap, now);
                 if overflow {
                     self.input(Input::Overflow, None, now);
                 }
@@ -265,7 +266,7 @@ impl Task {
         let change = Change::of(&self.tracks, &tracks);
         self.input(Input::Tracks { video: tracks.video().is_some(), change }, None, now);
         match (&mut self.part, change) {
-            (_, Change::Other) => self.close(),
+            (_, Change::Other) => self.close(now),
             (Some(part), Change::Fits) => part.writer.set_tracks(&tracks),
             (Some(part), Change::Grows) => {
                 part.writer.set_tracks(&tracks);
@@ -286,17 +287,17 @@ impl Task {
         match (self.state.step(input, now), frame) {
             (Action::Nothing, Some(_)) if self.parts_opened > 0 && !self.ended => self.frames_lost += 1,
             (Action::Nothing | Action::Skip, _) => {}
-            (Action::Hold, Some(frame)) => self.hold(frame, parts::HELD_AUDIO_NS),
+            (Action::Hold, Some(frame)) => self.hold(frame, parts::HELD_AUDIO_NS, now),
             (Action::Open, Some(frame)) => self.open(frame, now),
             (Action::Reopen, Some(frame)) => self.reopen(frame, now),
             (Action::GoOn, Some(frame)) => self.go_on(frame, now),
             (Action::AskKey, _) => self.ask_for_key(now),
             (Action::Write, Some(frame)) => self.write(frame, now),
-            (Action::Close, _) => self.close(),
-            (Action::Finish, _) => self.end(None),
+            (Action::Close, _) => self.close(now),
+            (Action::Finish, _) => self.end(None, now),
             (Action::Fail, _) => {
                 let error = self.last_error.clone();
-                self.end(Some(error.unwrap_or_else(|| "too many errors".into())));
+                self.end(Some(error.unwrap_or_else(|| "too many errors".into())), now);
             }
             (
                 action @ (Action::Hold | Action::Open | Action::Reopen | Action::GoOn | Action::Write),
@@ -337,7 +338,10 @@ impl Task {
         if self.parts_opened == 0 {
             return;
         }
-        let since = self.wall_time(self.written().end_pts_ns);
+        let ends = self.wall_time(self.written().end_pts_ns);
+        // A pause is measured by the clock of one stream. Where two follow each other, the first may have run ahead: what
+        // it sent late at its beginning, or faster than real time, puts its end into the future.
+        let since = if kind == GapKind::Pause { ends } else { ends.min(Utc::now()) };
         self.left_out.get_or_insert(LeftOut { kind, since });
     }
 
@@ -346,17 +350,27 @@ impl Task {
         let wall = self.source.stream.wall_time(frame.pts_ns());
         let written = self.written();
         self.clock.go_on(written, &frame);
-        if let Some(LeftOut { kind, since }) = self.left_out.take() {
-            let by_ms = (wall - since).num_milliseconds().max(0);
-            let at_ms = self.clock.media_ns(frame.pts_ns()) / 1_000_000;
-            self.note(Gap { kind, at_ms, by_ms, at: Some(since), frames: 0, packets: 0 });
-        }
-        self.tell(Entry::WentOn);
         let first_ns = frame.pts_ns();
+        let seam = self.left_out.is_some_and(|l| self.rotation.has_seam_between(l.since, wall));
+        let at_ms = self.clock.media_ns(first_ns) / 1_000_000;
+        let gap = self.left_out.take().map(|LeftOut { kind, since }| {
+            let by_ms = (wall - since).num_milliseconds().max(0);
+            Gap { kind, at_ms, by_ms, at: Some(since), frames: 0, packets: 0 }
+        });
+        self.tell(Entry::WentOn);
         self.held.retain(|f| f.pts_ns() >= first_ns);
-        if self.part.is_none() {
-            return self.open(frame, now);
+        if seam {
+            // What is held comes after it.
+            let held = std::mem::take(&mut self.held);
+            self.close(now);
+            self.held = held;
         }
+        if self.part.is_none() {
+            self.open(frame, now);
+            // Behind the opening: the manifest of the part that it stands before tells it.
+            return gap.into_iter().for_each(|gap| self.note(gap));
+        }
+        gap.into_iter().for_each(|gap| self.note(gap));
         self.set_due(first_ns, wall);
         let held = std::mem::take(&mut self.held);
         self.write(frame, now);
@@ -364,13 +378,22 @@ impl Task {
     }
 
     /// `gap.at_ms`: running time of the stream.
-    fn note_of_stream(&mut self, gap: Gap) {
+    fn note_of_stream(&mut self, gap: Gap, now: Duration) {
         if self.state.is_left_out() {
             return;
         }
         let stream_ns = gap.at_ms.saturating_mul(1_000_000);
         let at_ms = self.clock.media_ns(stream_ns) / 1_000_000;
-        self.note(Gap { at_ms, at: Some(self.source.stream.wall_time(stream_ns)), ..gap });
+        let at = gap.at.unwrap_or_else(|| self.source.stream.wall_time(stream_ns));
+        let away = (gap.kind == GapKind::Reconnect).then_some(gap.by_ms);
+        self.note(Gap { at_ms, at: Some(at), ..gap });
+        let back = away.and_then(TimeDelta::try_milliseconds).and_then(|away| at.checked_add_signed(away));
+        if let Some(back) = back.filter(|_| self.part.is_some()) {
+            match self.rotation.has_seam_between(at, back) {
+                true => self.input(Input::Rotate, None, now),
+                false => self.set_due(stream_ns, back),
+            }
+        }
     }
 
     /// `gap.at_ms`: media time.
@@ -390,15 +413,24 @@ impl Task {
         self.tell(Entry::Gap(Gap { at_ms: in_file.at_ms + before_ms, ..in_file }));
     }
 
-    fn end(&mut self, error: Option<String>) {
+    fn end(&mut self, error: Option<String>, now: Duration) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         self.tell(Entry::Ending);
-        self.close();
+        self.tell_last_pause();
+        self.close(now);
         self.tell_losses();
         let trouble = self.last_error.take();
         self.tell(Entry::Ended { error, trouble });
+    }
+
+    /// A pause that nobody ended ends with the recording.
+    fn tell_last_pause(&mut self) {
+        let Some(LeftOut { since, .. }) = self.left_out.filter(|l| l.kind == GapKind::Pause) else { return };
+        let at_ms = self.written().end_pts_ns / 1_000_000;
+        let by_ms = (Utc::now() - since).num_milliseconds().max(0);
+        self.note(Gap { kind: GapKind::Pause, at_ms, by_ms, at: Some(since), frames: 0, packets: 0 });
     }
 
     fn tell_losses(&mut self) {

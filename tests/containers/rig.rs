@@ -241,6 +241,12 @@ impl Rig {
         stored
     }
 
+    /// As [`end`](Self::end), of a recording that would wait for its publisher.
+    pub fn end_by_stop(&self, publisher: Publisher, running: Running) -> Recording {
+        running.stop();
+        self.end(publisher, running)
+    }
+
     /// Publishes all of it at once and records it.
     pub fn record(&self, tracks: &[Track], mut frames: Vec<Frame>) -> Recording {
         let (mut publisher, running) = self.publish(tracks);

@@ -2,14 +2,18 @@
 //! video stay in step.
 
 use super::rig::*;
+use chrono::{TimeDelta, Utc};
 use reeld::{
-    config::Rotation,
+    config::{Rotation, RotationAlign},
     hub::{EndReason, Publisher, Publishing},
     library::{Part, Recording, Status},
-    media::{Codec, Frame, GapKind, Track},
+    media::{Codec, Frame, Gap, GapKind, Track},
     record::{Refusal, Running, Source},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use support::{media::decode, wait::wait_until};
 
 /// Every container with its own codecs: all copied, sound made again, and two muxers with threads of their own.
@@ -178,6 +182,103 @@ fn a_publisher_who_comes_back_goes_on_in_the_same_file() {
     }
 }
 
+/// Parts went on past the seam that lay in the time without media, up to the one after it.
+#[test]
+fn on_the_grid_of_the_clock_no_part_spans_a_seam_in_a_pause_or_an_absence() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let mut rig = rig("h264-mp4");
+    let policy = Arc::make_mut(&mut rig.policy);
+    (policy.rotation, policy.rotation_align) = (every(DAY_MS / 1000), RotationAlign::Clock);
+    let h264 = video(Codec::H264, H264, (320, 180));
+    let (mut publisher, mut running) = rig.publish(&[h264.track(0)]);
+    publish(&mut publisher, &running, &h264.frames(0, 0));
+    rig.runtime.block_on(running.pause()).expect("it can be paused");
+    resume(&rig, &mut publisher, &running, h264.frames(0, DAY_MS));
+    let at_ms = ORIGIN_MS + DAY_MS + 4_000;
+    let by_ms = DAY_MS as i64;
+    let away = Gap { kind: GapKind::Reconnect, at_ms, by_ms, at: None, frames: 0, packets: 0 };
+    publisher.gap(away);
+    publish(&mut publisher, &running, &h264.frames(0, DAY_MS + 4_000));
+    let recording = rig.end(publisher, running);
+    assert_eq!(recording.parts.iter().map(counts).collect::<Vec<_>>(), [(120, 0); 3], "{recording:#?}");
+    let starts: Vec<_> = recording.parts.iter().map(|p| p.started_at.timestamp_millis()).collect();
+    for (begins, before) in starts[1..].iter().zip(&starts) {
+        assert!(
+            (begins - before).abs_diff(by_ms + if before == &starts[0] { 0 } else { 4_000 }) < 100,
+            "{starts:?}"
+        );
+    }
+}
+
+/// Its stream was sent faster than real time: by its clock it ended seconds from now, and the gap was told so.
+#[test]
+fn a_gap_begins_no_later_than_the_publisher_was_gone() {
+    let mut rig = rig("h264-mp4");
+    Arc::make_mut(&mut rig.policy).resume_window = Duration::from_secs(60);
+    let h264 = video(Codec::H264, H264, (320, 180));
+    let (mut publisher, running) = rig.publish(&[h264.track(0)]);
+    publish(&mut publisher, &running, &h264.frames(0, 0));
+    publisher.end(EndReason::Disconnected);
+    let (mut publisher, publishing) = rig.announce(&[h264.track(0)]);
+    rejoin(&rig, &running, publishing);
+    let back = Utc::now();
+    publish(&mut publisher, &running, &h264.frames(0, 0));
+    wait_until("it is recorded", SOON, || running.progress().sources_joined == 1);
+    let recording = rig.end_by_stop(publisher, running);
+    let [gap] = &recording.lost.gaps[..] else { panic!("{recording:#?}") };
+    let at = gap.at.expect("a time");
+    assert!(at <= back, "{at} {back}");
+    let told = at + TimeDelta::milliseconds(gap.by_ms);
+    assert!((told - back).num_milliseconds().abs() < 2_000, "{gap:?} {back}");
+}
+
+/// The publisher was back in time, and the window ended while its first key frame was waited for.
+#[test]
+fn a_publisher_who_is_back_in_time_has_time_for_a_key_frame() {
+    let mut rig = rig("h264-mp4");
+    let window = Duration::from_millis(500);
+    Arc::make_mut(&mut rig.policy).resume_window = window;
+    let h264 = video(Codec::H264, H264, (320, 180));
+    let (mut publisher, running) = rig.publish(&[h264.track(0)]);
+    publish(&mut publisher, &running, &h264.frames(0, 0));
+    publisher.end(EndReason::Disconnected);
+    let (mut publisher, publishing) = rig.announce(&[h264.track(0)]);
+    rejoin(&rig, &running, publishing);
+    let back = Instant::now();
+    let frames = h264.frames(0, 0);
+    wait_until("the window is over, by far", SOON, || back.elapsed() > 2 * window);
+    publish(&mut publisher, &running, &frames);
+    wait_until("it is recorded", SOON, || running.progress().sources_joined == 1);
+    let recording = rig.end_by_stop(publisher, running);
+    assert_eq!(decode(&only_file(&recording)), 240);
+}
+
+/// A switch was asked for; that its stream's publisher came back first made it go on with that, and the call said done.
+#[test]
+fn who_comes_back_does_not_take_the_place_of_a_stream_that_was_asked_for() {
+    let mut rig = rig("h264-mp4");
+    Arc::make_mut(&mut rig.policy).resume_window = Duration::from_secs(60);
+    let h264 = video(Codec::H264, H264, (320, 180));
+    let tracks = [h264.track(0)];
+    let (mut first, running) = rig.publish(&tracks);
+    publish(&mut first, &running, &h264.frames(0, 0));
+    let (mut other, Publishing { stream, from_start }) = rig.announce(&tracks);
+    let asked = stream.id();
+    let mut switched = running.clone();
+    let source = Source { stream, subscriber: from_start };
+    let answer = rig.runtime.spawn(async move { switched.switch(source).await });
+    wait_until("a key frame is asked for", SOON, || other.take_key_frame_request());
+    first.end(EndReason::Disconnected);
+    let (_again, Publishing { stream, from_start }) = rig.announce(&tracks);
+    let back = rig.runtime.block_on(running.rejoin(Source { stream, subscriber: from_start }));
+    assert!(back.is_err(), "the recording goes elsewhere");
+    other.publish(&mut h264.frames(0, 0));
+    rig.runtime.block_on(answer).expect("an answer").expect("it goes over");
+    wait_until("it is recorded", SOON, || running.progress().stream.id() == asked);
+    let recording = rig.end_by_stop(other, running);
+    assert_eq!(decode(&only_file(&recording)), 240);
+}
+
 fn rejoin(rig: &Rig, running: &Running, publishing: Publishing) {
     let source = Source { stream: publishing.stream, subscriber: publishing.from_start };
     assert!(rig.runtime.block_on(running.rejoin(source)).is_ok(), "it waits");
@@ -207,11 +308,16 @@ fn a_publisher_with_other_codecs_goes_on_in_the_next_part() {
     rejoin(&rig, &running, publishing);
     publish(&mut publisher, &running, &vp8.frames(0, 0));
     wait_until("it is recorded", SOON, || running.progress().parts_opened == 2);
-    running.stop();
-    let recording = rig.end(publisher, running);
+    let recording = rig.end_by_stop(publisher, running);
     let [first, then] = &recording.parts[..] else { panic!("{recording:#?}") };
     assert_eq!((decode(&first.file), decode(&then.file)), (120, 120));
     assert_eq!((first.name.as_str(), then.name.as_str()), ("cam.mp4", "cam_2.webm"));
+    // Once no part had the gap, so that a catalog made anew from the manifests did not either.
+    let ([], [gap], [told]) = (&first.gaps[..], &then.gaps[..], &recording.lost.gaps[..]) else {
+        panic!("{recording:#?}")
+    };
+    assert_eq!((gap.kind, gap.at_ms, gap.at), (GapKind::Reconnect, 0, told.at));
+    assert!(told.at_ms.abs_diff(4000) < 40, "{told:?}");
 }
 
 #[test]
@@ -244,5 +350,35 @@ fn a_recording_goes_over_to_another_stream() {
         let recording = rig.end(publisher, running);
         let what = format!("{formats} {:?}", audio.codec);
         assert_same_file(&recording, 4 * sent(&frames).0, GapKind::Switch, &what);
+    }
+}
+
+/// The sound after the resume was written with the times of before the pause: a hole of the pause's length.
+#[test]
+fn a_stop_before_the_key_frame_of_a_resume_leaves_out_what_came_after_the_pause() {
+    for (formats, video, audio) in kinds() {
+        let rig = rig(formats);
+        let (mut publisher, running) = rig.publish(&[video.track(0), audio.track(1)]);
+        let frames = long(&video, &audio);
+        let between = |from: u64, to: u64| {
+            frames.iter().filter(|f| (from..to).contains(&ms_of(f))).cloned().collect::<Vec<_>>()
+        };
+        publish(&mut publisher, &running, &between(0, 4500));
+        let (mut asked, what) = (running.clone(), format!("{formats} {:?}", audio.codec));
+        rig.runtime.block_on(asked.pause()).expect("it can be paused");
+        publisher.publish(&mut between(4500, 6100));
+        publisher.take_key_frame_request();
+        let answer = rig.runtime.spawn(async move { asked.resume().await });
+        wait_until("a key frame is asked for", SOON, || publisher.take_key_frame_request());
+        // Up to the next key frame.
+        publisher.publish(&mut between(6100, 6900));
+        running.stop();
+        rig.runtime.block_on(answer).expect("an answer").expect("it was paused");
+        let recording = rig.end(publisher, running);
+        assert_eq!(decode(&only_file(&recording)) as u64, sent(&between(0, 4500)).0, "{what}");
+        assert!(recording.duration_ms.abs_diff(4500) < 60, "{what}: {}", recording.duration_ms);
+        let [gap] = &recording.lost.gaps[..] else { panic!("{what}: {recording:#?}") };
+        assert_eq!((gap.kind, recording.lost.frames), (GapKind::Pause, 0), "{what}");
+        assert!(gap.at_ms.abs_diff(4500) < 60 && recording.parts[0].gaps == recording.lost.gaps, "{what}");
     }
 }

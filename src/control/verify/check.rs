@@ -62,13 +62,12 @@ impl Run<'_> {
     fn manifest(&self, report: &mut Report, row: Option<&KnownPart>) -> Option<Manifest> {
         let path = Manifest::path_of(&report.file);
         // Opening a FIFO would wait for its writer.
-        let is_file = fs::metadata(&path).is_ok_and(|found| found.is_file());
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            report.faults.push(Fault::BadManifest("its manifest is not a file".into()));
+            return None;
+        }
         let manifest = match Manifest::read(&path) {
-            Ok(manifest) if is_file => manifest,
-            Ok(_) => {
-                report.faults.push(Fault::BadManifest("its manifest is not a file".into()));
-                return None;
-            }
+            Ok(manifest) => manifest,
             Err(ManifestError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 report.faults.push(Fault::NoManifest);
                 return None;

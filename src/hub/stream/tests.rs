@@ -1,6 +1,6 @@
 use super::*;
 use crate::hub::{Hub, HubError, PrerollRule, Publisher};
-use crate::media::{Codec, Track, TrackId};
+use crate::media::{Codec, Gap, GapKind, Track, TrackId};
 use gstreamer as gst;
 use std::collections::VecDeque;
 
@@ -83,6 +83,29 @@ async fn a_stream_whose_source_is_away_is_not_publishing_and_can_be_recorded() {
     assert!(stream.snapshot().publishing);
     publisher.publish(&mut vec![frame(V, 0, true)]);
     assert_eq!(dts_ms(&waiting), [0]);
+}
+
+/// Once its wall clock stood still meanwhile: parts that a recording began later had the time of the camera's absence as
+/// an error in their start.
+#[tokio::test]
+async fn what_comes_after_a_source_was_away_has_the_wall_clock_of_then() {
+    let (hub, _publishing) = Hub::new(1 << 20, PrerollRule::default());
+    let mut publisher = hub.publish(announce("cam")).expect("free name");
+    publisher.set_tracks(av_tracks());
+    publisher.settle();
+    publisher.publish(&mut vec![frame(V, 10_000, true), frame(V, 10_040, false)]);
+    let subscriber = publisher.stream().subscribe(1 << 20).expect("live");
+    let wall = |ms: u64| publisher.stream().wall_time(ms * 1_000_000);
+    let (begin, ends) = (wall(10_000), wall(10_080));
+    let gap = Gap { kind: GapKind::Reconnect, at_ms: 10_080, by_ms: 60_000, at: None, frames: 0, packets: 0 };
+    publisher.gap(gap);
+    publisher.publish(&mut vec![frame(V, 10_080, true)]);
+    let wall = |ms: u64| (publisher.stream().wall_time(ms * 1_000_000) - begin).num_milliseconds();
+    assert_eq!([10_000, 10_040, 10_080, 11_000].map(wall), [0, 40, 60_080, 61_000]);
+    let mut items = VecDeque::new();
+    subscriber.drain(&mut items);
+    let told = items.iter().find_map(|item| if let Item::Gap(gap) = item { gap.at } else { None });
+    assert_eq!(told, Some(ends), "when it went away");
 }
 
 #[tokio::test]

@@ -55,6 +55,8 @@ pub(super) enum ConnectionError {
     ShuttingDown,
     #[error("ended by request")]
     Kicked,
+    #[error("its publisher is back on another connection")]
+    Replaced,
     #[error("closed")]
     Closed,
 }
@@ -65,7 +67,9 @@ impl ConnectionError {
         match self {
             ConnectionError::Silent { fault: None, .. } => EndReason::TimedOut,
             ConnectionError::ShuttingDown | ConnectionError::Kicked => EndReason::Kicked,
-            ConnectionError::Io(_) | ConnectionError::Closed => EndReason::Disconnected,
+            ConnectionError::Io(_) | ConnectionError::Closed | ConnectionError::Replaced => {
+                EndReason::Disconnected
+            }
             other => EndReason::Failed(other.to_string()),
         }
     }
@@ -188,6 +192,7 @@ impl<'a> Connection<'a> {
                 _ = tick.tick() => {}
                 ready = self.socket.tcp().readable() => { ready?; early = true; }
                 () = live.feed.publisher().kicked() => ending = Some(ConnectionError::Kicked),
+                () = live.holder.replaced() => ending = Some(ConnectionError::Replaced),
                 () = shutdown.cancelled() => ending = Some(ConnectionError::ShuttingDown),
             }
             let drained = self.drain();
@@ -307,13 +312,11 @@ impl Peer<'_> {
     /// before the answer belongs to no stream.
     async fn take_over(&mut self) -> Result<(), ConnectionError> {
         let Some((request, holder)) = self.taking_over.take() else { return Ok(()) };
-        if let Some(stream) = self.shared.hub.get(holder.session) {
-            tracing::info!(
-                session = %holder.session, remote = %self.remote,
-                "the silent publisher is ended: its host publishes under the same name again"
-            );
-            stream.kick();
-        }
+        tracing::info!(
+            session = %holder.session, remote = %self.remote,
+            "the silent publisher is ended: its host publishes under the same name again"
+        );
+        holder.replace();
         // When it does not end in time, the name is still taken and the answer says so.
         let _ = timeout(TAKEOVER_LIMIT, holder.gone()).await;
         let taken = self.publish(request);

@@ -32,13 +32,20 @@ pub(super) struct Holder {
     pub session: MediaSessionId,
     remote: IpAddr,
     last_media_ms: Arc<AtomicU64>,
+    replaced: CancellationToken,
     gone: CancellationToken,
 }
 
 impl Holder {
     /// `now`: monotonic time, of one origin for all holders.
     pub fn new(session: MediaSessionId, remote: IpAddr, now: Duration) -> Self {
-        let holder = Self { session, remote, last_media_ms: Arc::default(), gone: CancellationToken::new() };
+        let holder = Self {
+            session,
+            remote,
+            last_media_ms: Arc::default(),
+            replaced: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        };
         holder.media(now);
         holder
     }
@@ -46,6 +53,16 @@ impl Holder {
     /// Media came at `now`.
     pub fn media(&self, now: Duration) {
         self.last_media_ms.store(now.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Its publisher is back on another connection.
+    pub fn replace(&self) {
+        self.replaced.cancel();
+    }
+
+    /// Done when its publisher is back on another connection.
+    pub async fn replaced(&self) {
+        self.replaced.cancelled().await;
     }
 
     /// Done when the name is free.

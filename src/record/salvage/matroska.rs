@@ -53,6 +53,8 @@ const MAX_CUT_BYTES: u64 = 64 << 20;
 const GROUP_HEAD_BYTES: usize = 64;
 
 struct Track {
+    /// Where its entry is, bytes from the start of the file.
+    at: u64,
     number: u64,
     codec_id: String,
     kind: Kind,
@@ -172,7 +174,10 @@ impl Scan {
         match element.id {
             SEEK_HEAD => self.seek_head(element, &content),
             INFO => self.info(element, &content),
-            TRACKS => self.tracks.extend(children(&content).filter_map(|(e, c)| track(&e, c))),
+            TRACKS => {
+                let at = |entry: &Element| element.content + entry.at;
+                self.tracks.extend(children(&content).filter_map(|(e, c)| track(&e, c, at(&e))));
+            }
             _ => {}
         }
         if element.id != VOID {
@@ -275,7 +280,18 @@ impl Scan {
                 _ => {}
             }
         }
+        self.hide_empty_tracks(file)?;
         write_size(file, segment, whole + cues.len() as u64)
+    }
+
+    /// A track of which nothing came is none: some players wait for it, and ffmpeg fails. Its entry becomes empty space
+    /// by its first byte, the id, which is as long.
+    fn hide_empty_tracks(&self, file: &File) -> io::Result<()> {
+        if self.tracks.iter().all(|t| t.frames == 0) {
+            return Ok(());
+        }
+        let mut empty = self.tracks.iter().filter(|t| t.frames == 0);
+        empty.try_for_each(|track| file.write_all_at(&[VOID as u8], track.at))
     }
 
     fn cues(&self) -> Vec<u8> {
@@ -334,11 +350,12 @@ fn write_size(file: &File, element: &Element, end: u64) -> io::Result<()> {
     file.write_all_at(&size, element.content - element.size_bytes)
 }
 
-fn track(entry: &Element, content: &[u8]) -> Option<Track> {
+fn track(entry: &Element, content: &[u8], at: u64) -> Option<Track> {
     if entry.id != TRACK_ENTRY {
         return None;
     }
     let mut track = Track {
+        at,
         number: 0,
         codec_id: String::new(),
         kind: Kind::Other,

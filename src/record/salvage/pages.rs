@@ -76,6 +76,20 @@ impl<'a> Pages<'a> {
         Ok(false)
     }
 
+    /// Whether `from..to` may have lost bytes though no page of it is a hole: what was written up to a sync ends within a
+    /// page, and that page has zeros from there on. `to` is behind `from`.
+    pub fn may_have_lost(&self, from: u64, to: u64) -> io::Result<bool> {
+        let mut page_end = (from + 1).next_multiple_of(PAGE_BYTES);
+        while page_end <= to {
+            if self.array(page_end - 1)? == Some([0]) {
+                return Ok(true);
+            }
+            page_end += PAGE_BYTES;
+        }
+        let rest = self.bytes(to - 1, page_end.min(self.len), PAGE_BYTES)?;
+        Ok(rest.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)))
+    }
+
     fn load(&mut self, from: u64, to: u64) -> io::Result<()> {
         if self.seen(from, to).is_some() {
             return Ok(());
@@ -119,6 +133,10 @@ mod tests {
         }
         let breaks_off = |from, to| pages.breaks_off::<8>(from, to).expect("read");
         assert_eq!((breaks_off(0, 8000), breaks_off(0, 8192), breaks_off(8186, 8192)), (false, true, false));
+        let may_have_lost = |from, to| pages.may_have_lost(from, to).expect("read");
+        // The page of zeros from 8192 on ends with that at 9096; the one before ends with them.
+        assert!(may_have_lost(4000, 8192) && may_have_lost(8000, 8100));
+        assert!(!may_have_lost(0, 4096) && !may_have_lost(8200, 8300) && !may_have_lost(8193, 12_288));
         assert_eq!(pages.array::<2>(pages.len - 1).expect("read"), None);
         assert_eq!(pages.bytes(0, 3, 2).expect("read"), None);
     }

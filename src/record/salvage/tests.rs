@@ -13,7 +13,9 @@ use std::{
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc::sync_channel,
     },
+    time::Duration,
 };
 
 const PAGE_BYTES: usize = 4096;
@@ -93,13 +95,24 @@ fn hold_back(pipeline: &gstreamer::Element, late: &str, after: usize) {
     };
     let types = gstreamer::PadProbeType::BLOCK | gstreamer::PadProbeType::BUFFER;
     let gate = Mutex::new(late.add_probe(types, |_, _| gstreamer::PadProbeReturn::Ok));
-    let (late, seen) = (late.clone(), AtomicUsize::new(0));
+    // Its second access unit tells that the muxer has had the first.
+    let (came, has_come) = sync_channel(2);
+    late.add_probe(gstreamer::PadProbeType::BUFFER, move |_, _| match came.try_send(()) {
+        Ok(()) => gstreamer::PadProbeReturn::Ok,
+        Err(_) => gstreamer::PadProbeReturn::Remove,
+    });
+    let (late, seen, has_come) = (late.clone(), AtomicUsize::new(0), Mutex::new(has_come));
     first.add_probe(gstreamer::PadProbeType::BUFFER, move |_, _| {
         if seen.fetch_add(1, Ordering::Relaxed) + 1 < after {
             return gstreamer::PadProbeReturn::Ok;
         }
         if let Some(gate) = gate.lock().expect("no panic").take() {
             late.remove_probe(gate);
+        }
+        // On a busy machine the others had a whole fragment, and the header, before it came.
+        let has_come = has_come.lock().expect("no panic");
+        for _ in 0..2 {
+            has_come.recv_timeout(Duration::from_secs(30)).expect("the late one");
         }
         gstreamer::PadProbeReturn::Remove
     });

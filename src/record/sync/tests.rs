@@ -146,7 +146,7 @@ fn a_file_that_cannot_be_opened_has_no_holes_and_is_tried_again() {
     let path = dir.path().join("later.part");
     let syncer = Syncer::start(MS).expect("a thread");
     let guard = syncer.add(&path);
-    wait_until("refused", || syncer.stats.failed.load(Ordering::Relaxed) == 1);
+    wait_until("refused", || syncer.stats.failed.load(Ordering::Relaxed) >= 1);
     fs::write(&path, "begin").expect("written");
     wait_until("synced", || syncs(&syncer) == 1);
     guard.end().expect("no error");

@@ -147,6 +147,7 @@ impl Task {
                 "the part came to [limits] max_part_duration ({limit}): the recording goes on in the next one"
             ));
         }
+        self.last_span = part.writer.span();
         self.closing = Some(Closing { part, until_ns: seam_ns });
         self.open(frame, now);
         if self.tracks.iter().all(|t| t.kind() == MediaKind::Video) {
@@ -171,7 +172,7 @@ impl Task {
         }
         let seam = self.state.is_leaving() || self.part.as_ref().is_some_and(|p| p.due.is_near(media_ns));
         if seam && self.tracks.video().is_some() && self.has_place(&frame) {
-            self.hold(frame, SEAM_LEAD_NS);
+            self.hold(frame, SEAM_LEAD_NS, now);
             return self.release_shown(now);
         }
         self.write_part(frame, now);
@@ -189,7 +190,7 @@ impl Task {
             Ok(Place::Written) => {}
             Ok(Place::NoTrack) if kind == MediaKind::Audio => {
                 drop(placed);
-                self.hold(frame, HELD_AUDIO_NS);
+                self.hold(frame, HELD_AUDIO_NS, now);
                 self.input(Input::Outgrown, None, now);
             }
             Ok(Place::NoTrack | Place::Taken) => {
@@ -228,30 +229,31 @@ impl Task {
     }
 
     /// Keeps sound for later: the newest `most_ns` of it.
-    pub(super) fn hold(&mut self, frame: Frame, most_ns: u64) {
+    pub(super) fn hold(&mut self, frame: Frame, most_ns: u64, now: Duration) {
         let oldest_ns = frame.dts_ns().saturating_sub(most_ns);
         self.held.push_back(frame);
         while self.held.len() > MAX_HELD || self.held.front().is_some_and(|f| f.dts_ns() < oldest_ns) {
             let Some(frame) = self.held.pop_front() else { return };
-            self.let_go(frame);
+            self.let_go(frame, now);
         }
     }
 
     /// What is held no longer is in the part under way, if that has a place for it.
-    fn let_go(&mut self, frame: Frame) {
-        if self.state.is_left_out() {
+    fn let_go(&mut self, frame: Frame, now: Duration) {
+        // Also when the recording ends before it has gone on: the clock does not know such a frame's place.
+        if self.left_out.is_some() || self.state.is_left_out() {
             return;
         }
         if self.has_place(&frame) {
-            self.write_part(frame, Duration::ZERO);
+            self.write_part(frame, now);
         } else {
             self.frames_lost += 1;
         }
     }
 
-    pub(super) fn release_held(&mut self) {
+    pub(super) fn release_held(&mut self, now: Duration) {
         for frame in std::mem::take(&mut self.held) {
-            self.let_go(frame);
+            self.let_go(frame, now);
         }
     }
 
@@ -271,8 +273,8 @@ impl Task {
     }
 
     /// Closes what is open. What is held belongs to it, or to parameters that are past.
-    pub(super) fn close(&mut self) {
-        self.release_held();
+    pub(super) fn close(&mut self, now: Duration) {
+        self.release_held(now);
         self.finish_closing();
         if let Some(part) = self.part.take() {
             self.last_span = part.writer.span();

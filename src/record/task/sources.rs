@@ -20,7 +20,7 @@ pub(super) struct Next {
     pub source: Source,
     kind: GapKind,
     tracks: Tracks,
-    /// Sound since the last picture that cannot be a beginning.
+    /// The newest of the sound before the first key frame.
     held: VecDeque<Frame>,
     items: VecDeque<Item>,
 }
@@ -32,6 +32,11 @@ impl Next {
 
     fn is_video(&self, frame: &Frame) -> bool {
         self.tracks.get(frame.track).is_some_and(|t| t.kind() == MediaKind::Video)
+    }
+
+    /// Asked for, and not only its publisher's return.
+    pub fn is_switch(&self) -> bool {
+        self.kind == GapKind::Switch
     }
 
     fn hold(&mut self, frame: Frame) {
@@ -48,6 +53,8 @@ impl Task {
         if let Some(waker) = &self.waker {
             waker.poll_at_attention_of(&source.subscriber, self.id);
         }
+        // It is here in time; what is waited for now is its key frame.
+        self.away_until = self.away_until.map(|until| until.max(now + SWITCH_WAIT));
         self.next = Some(Next {
             source,
             kind,
@@ -78,7 +85,7 @@ impl Task {
         let Some(next) = self.next.take() else { return };
         let change = Change::of(&self.tracks, &next.tracks);
         let (fits, video) = (change == Change::Fits, next.tracks.video().is_some());
-        self.release_held();
+        self.release_held(now);
         self.finish_closing();
         self.leave_out(next.kind);
         if let Some(LeftOut { kind, .. }) = self.left_out.as_mut().filter(|_| !self.state.is_left_out()) {
@@ -125,7 +132,7 @@ impl Task {
             return self.input(Input::End, None, now);
         }
         tracing::info!(recording = %self.id, %reason, ?wait, "the publisher is gone; waiting for it");
-        self.release_held();
+        self.release_held(now);
         self.finish_closing();
         self.leave_out(GapKind::Reconnect);
         self.away_until = Some(now + wait);

@@ -157,7 +157,7 @@ fn strangers(house: &House, known: &HashSet<PathBuf>) -> Vec<String> {
 }
 
 /// A header without media is not thrown away, and nothing can be made of it. An empty file is.
-fn holds_nothing(part: &Path) -> bool {
+pub fn holds_nothing(part: &Path) -> bool {
     let is_empty = fs::metadata(part).is_ok_and(|meta| meta.len() == 0);
     !is_empty && Units::read(part).map_or(true, |units| units == Units::default())
 }

@@ -14,7 +14,7 @@ pub mod soak;
 mod units;
 mod usage;
 
-pub use audit::{Auditor, decode_faults, part_files, recordings};
+pub use audit::{Auditor, decode_faults, holds_nothing, part_files, recordings};
 pub use dice::Dice;
 pub use encoder::Encoder;
 pub use exact::{Run, compare_whole, offsets_ms, runs, seams_at_key_frames};

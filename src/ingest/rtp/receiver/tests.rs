@@ -362,7 +362,7 @@ fn a_source_that_comes_back_goes_on_where_it_was() {
     assert_eq!(video.len(), 110);
     assert!(pts_ns(&video).windows(2).all(|w| (39_999_998..=41_000_000).contains(&(w[1] - w[0]))));
     let gap = &house.gaps()[..];
-    let [Gap { kind: GapKind::Reconnect, at_ms, by_ms: 58_020, at: None, frames: 0, packets: 0 }] = gap
+    let [Gap { kind: GapKind::Reconnect, at_ms, by_ms: 58_020, at: Some(_), frames: 0, packets: 0 }] = gap
     else {
         panic!("{gap:?}");
     };

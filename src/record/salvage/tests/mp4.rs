@@ -262,25 +262,45 @@ fn a_repair_that_was_cut_short_is_done_again() {
     }
 }
 
-/// A hole is told by zeros; what is no access unit is one only where it may have been lost.
+/// A hole is told by zeros up to a page's end. One picture that did not follow the rules cost all that came after it, up
+/// to a minute, after a mere `kill -9`.
 #[test]
 fn what_a_publisher_sent_is_no_hole() {
     let ended = Ended::new(&[H264], 200);
-    let spoil = |fragments: &[usize]| {
-        let mut bytes = ended.part();
-        for number in fragments {
-            let (start, _) = ended.fragments[*number];
-            let moof = u32::from_be_bytes(*bytes[start..].first_chunk().expect("a box")) as usize;
-            bytes[start + moof + 8..start + moof + 12].fill(0xEE);
-        }
-        plan(&file_with(&bytes)).expect("no error").map(|(steps, _)| match &steps[0] {
+    let media_at = |number: usize| {
+        let (start, end) = ended.fragments[number];
+        let moof = u32::from_be_bytes(*ended.bytes[start..].first_chunk().expect("a box")) as usize;
+        start + moof + 8..end
+    };
+    let end_of = |bytes: &[u8]| {
+        plan(&file_with(bytes)).expect("no error").map(|(steps, _)| match &steps[0] {
             Step::End { at, .. } => *at as usize,
             other => panic!("{other:?}"),
         })
     };
-    assert_eq!(spoil(&[5]), Some(ended.fragments[4].1));
-    // From the first on: its encoder does not follow the rules.
-    assert_eq!(spoil(&[0, 5]), Some(ended.media_end()));
+    let is_page_end = |at: &usize| at.is_multiple_of(PAGE_BYTES);
+    let mut sent = ended.part();
+    for number in [3, 5, 8] {
+        let from = media_at(number).start;
+        assert!(!(from..from + 12).any(|at| is_page_end(&at)), "a length that is no size");
+        sent[from..from + 4].fill(0xEE);
+    }
+    assert_eq!(end_of(&sent), Some(ended.media_end()));
+
+    // What was lost of a length up to the page's end.
+    let mut lost = ended.part();
+    let length = |at: usize| u32::from_be_bytes(*ended.bytes[at..].first_chunk().expect("a length")) as usize;
+    let found = (1..ended.fragments.len()).find_map(|number| {
+        let media = media_at(number);
+        let page_end = media.clone().find(is_page_end)?;
+        let units = std::iter::successors(Some(media.start), |at| Some(at + 4 + length(*at)));
+        let around = units.take_while(|at| at + 9 <= page_end).last()?;
+        (around + 4 + length(around) >= page_end).then_some((number, around, page_end))
+    });
+    let (number, around, page_end) = found.expect("a page's end in a NAL unit");
+    lost[around..around + 4].fill(0xEE);
+    lost[page_end - 5..page_end].fill(0);
+    assert_eq!(end_of(&lost), Some(ended.fragments[number - 1].1));
 }
 
 /// Parameters that changed are in the access units: the muxer's end said so, and so must ours.

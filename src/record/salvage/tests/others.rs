@@ -100,6 +100,28 @@ fn matroska_is_cut_at_a_hole() {
     }
 }
 
+/// A power cut took the first sound, and ffmpeg failed on what was left: "Cannot determine format of input stream 0:1".
+#[test]
+fn a_matroska_track_without_a_block_is_no_track() {
+    let vp9 = vp9();
+    let bytes = record("matroskamux offset-to-zero=true max-cluster-duration=200000000", &[&vp9, OPUS]);
+    let all = made_whole(&bytes, matroska::finish).1.expect("media");
+    let is_sound = |track: &&crate::record::salvage::found::Track| track.codec == "opus";
+    assert!(all.tracks.iter().find(is_sound).is_some_and(|track| track.frames > 0));
+    // Until the sound has its first block, the file is cut byte by byte.
+    let cut = (1..bytes.len()).step_by(7).find_map(|length| {
+        let (file, found) = made_whole(&bytes[..length], matroska::finish);
+        found.filter(|found| found.tracks.iter().any(|t| t.frames > 0)).map(|found| (file, found))
+    });
+    let (once, found) = cut.expect("a picture");
+    let silent = found.tracks.iter().find(is_sound).is_some_and(|track| track.frames == 0);
+    assert!(silent, "the first block is a picture: {found:?}");
+    assert_decodes(&once, "pictures alone");
+    let (twice, again) = made_whole(&once, matroska::finish);
+    assert!(twice == once, "a second time");
+    assert!(again.expect("media").tracks.iter().find(is_sound).is_none());
+}
+
 #[test]
 fn no_bytes_make_it_panic() {
     let mut random = Random::new();
