@@ -186,7 +186,9 @@ fn judge(house: &House, daemon: &Daemon, promised: &Promised) -> Result<(), Stri
     let parts: Vec<&Value> = recordings.iter().flat_map(|r| r["parts"].as_array().expect("parts")).collect();
     let known: BTreeSet<PathBuf> = parts.iter().map(|part| text(part, "file").into()).collect();
     let mut on_disk: BTreeSet<PathBuf> = house.records("").into_iter().collect();
-    on_disk.retain(|file| file.extension().is_none_or(|e| e != "json"));
+    on_disk.retain(|file| {
+        file.extension().is_none_or(|e| !["json", "jpg", "temp"].iter().any(|beside| e == *beside))
+    });
     // Of a recording's first seconds may be left what nothing can be made of: it is not thrown away.
     on_disk.retain(|file| file.extension().is_none_or(|e| e != "part") || !holds_nothing(file));
     if known != on_disk {

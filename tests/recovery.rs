@@ -1,7 +1,13 @@
 //! The catalog is an index of the files: without it, or with a damaged or an old one, the next start knows them all again.
 
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 use support::{
     daemon::{Daemon, House, SOON, text},
     flv::Flv,
@@ -55,7 +61,13 @@ fn known(daemon: &Daemon) -> Vec<Value> {
     page["items"].as_array().expect("items").iter().map(recording).collect()
 }
 
+/// Of all files, once each has its poster, which its manifest names.
 fn bytes(house: &House) -> BTreeMap<String, Vec<u8>> {
+    wait_until("each file has its poster", SOON, || {
+        let manifests = house.records(".json");
+        let named = |file: &PathBuf| fs::read_to_string(file).is_ok_and(|text| text.contains("\"poster\""));
+        house.records(".temp").is_empty() && manifests.iter().all(named)
+    });
     let files = house.records("").into_iter();
     files.map(|f| (f.display().to_string(), fs::read(&f).expect("a file"))).collect()
 }

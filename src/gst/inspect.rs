@@ -58,10 +58,9 @@ type Tracks = Arc<Mutex<Vec<Track>>>;
 /// Reads all of `file`, an MP4, WebM, Matroska or transport stream by its extension (a `.part` by the one before), without decoding it. A file
 /// that breaks off has what comes before. Blocks for as long as that takes.
 pub fn inspect(file: &Path) -> Result<Contents, PipelineError> {
-    let finished = file.extension().filter(|e| *e == "part").map(|_| file.with_extension(""));
     let bytes = fs::metadata(file).map_or(0, |found| found.len());
     let source = gst::ElementFactory::make("filesrc").property("location", file).build()?;
-    let demuxer = demuxer_of(finished.as_deref().unwrap_or(file))?;
+    let demuxer = demuxer_of(file)?;
     let pipeline = Pipeline::new();
     pipeline.add(&source)?;
     pipeline.add(&demuxer)?;
@@ -83,9 +82,12 @@ pub fn inspect(file: &Path) -> Result<Contents, PipelineError> {
     }
 }
 
-/// The demuxer for a file's extension. Not by what is in it: that could be a play list, and lead elsewhere.
+/// The demuxer for a file's extension, of a `.part` for the one before. Not by what is in it: that could be a play list,
+/// and lead elsewhere.
 pub(super) fn demuxer_of(file: &Path) -> Result<gst::Element, PipelineError> {
-    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let finished = file.extension().filter(|e| *e == "part").map(|_| file.with_extension(""));
+    let named = finished.as_deref().unwrap_or(file);
+    let extension = named.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let demuxer = match extension {
         "mp4" => "qtdemux",
         "webm" | "mkv" => "matroskademux",

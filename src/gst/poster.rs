@@ -28,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// After so many looks at a search in which no thread does anything it has died without a word.
 const MAX_IDLE_LOOKS: u32 = 25;
 
+/// The binding's `Drop` has GStreamer free a buffer that is freed already, which it logs as critical.
+const LEAVE_OUT: gst::PadProbeReturn = gst::PadProbeReturn::Handled;
+
 /// What came of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Poster {
@@ -145,16 +148,17 @@ fn decode(demuxer: &gst::Element, pad: &gst::Pad, search: &Arc<Search>) -> Resul
     pad.link(&encoded).map_err(|e| gst::glib::bool_error!("the track is not taken: {:?}", e))?;
     let wanted = search.clone();
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| match info.buffer() {
-        Some(buffer) if !wanted.wants(buffer) => gst::PadProbeReturn::Drop,
+        Some(buffer) if !wanted.wants(buffer) => LEAVE_OUT,
         _ => gst::PadProbeReturn::Ok,
     });
     decodebin.sync_state_with_parent()
 }
 
-/// Raw pictures in; each is judged, and encoded when it is the best so far.
+/// Raw pictures in; each is judged, and encoded when it is the best so far. As RGB: JPEG has the full range of brightness,
+/// which GStreamer 1.22 does not make of I420 that has the narrow one. Black would come out grey.
 fn still(search: &Arc<Search>) -> Result<gst::Element, gst::glib::BoolError> {
     let description = format!(
-        "videoconvert ! videoscale ! video/x-raw,format=I420,width=[16,{MAX_SIDE}],height=[16,{MAX_SIDE}],\
+        "videoscale ! videoconvert ! video/x-raw,format=RGB,width=[16,{MAX_SIDE}],height=[16,{MAX_SIDE}],\
          pixel-aspect-ratio=1/1 ! jpegenc name=jpeg quality=80 ! fakesink name=end sync=false async=false"
     );
     let still = gst::parse::bin_from_description(&description, true)
@@ -166,11 +170,11 @@ fn still(search: &Arc<Search>) -> Result<gst::Element, gst::glib::BoolError> {
     let judge = search.clone();
     raw.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let Some(contrast) = info.buffer().and_then(|buffer| contrast(pad, buffer)) else {
-            return gst::PadProbeReturn::Drop;
+            return LEAVE_OUT;
         };
         let mut found = judge.found();
         if found.best.as_ref().is_some_and(|(best, _)| *best >= contrast.min(GOOD_CONTRAST)) {
-            return gst::PadProbeReturn::Drop;
+            return LEAVE_OUT;
         }
         found.contrast = contrast;
         gst::PadProbeReturn::Ok
@@ -186,20 +190,21 @@ fn still(search: &Arc<Search>) -> Result<gst::Element, gst::glib::BoolError> {
     Ok(still.upcast())
 }
 
-/// Standard deviation of the brightness: of the first plane, whose rows are padded to four bytes.
+/// Standard deviation of the brightness: of the green of RGB, whose rows are padded to four bytes.
 fn contrast(pad: &gst::Pad, buffer: &gst::BufferRef) -> Option<f64> {
     let caps = pad.current_caps()?;
     let structure = caps.structure(0)?;
     let width = usize::try_from(structure.get::<i32>("width").ok()?).ok()?;
     let height = usize::try_from(structure.get::<i32>("height").ok()?).ok()?;
     let map = buffer.map_readable().ok()?;
-    let stride = width.next_multiple_of(4);
+    let stride = (3 * width).next_multiple_of(4);
     let (mut count, mut sum, mut squares) = (0_u64, 0_u64, 0_u64);
     for row in map.chunks(stride.max(1)).take(height) {
-        for &pixel in row.iter().take(width).step_by(PIXEL_STEP) {
+        for pixel in row.chunks_exact(3).take(width).step_by(PIXEL_STEP) {
+            let green = u64::from(pixel[1]);
             count += 1;
-            sum += u64::from(pixel);
-            squares += u64::from(pixel) * u64::from(pixel);
+            sum += green;
+            squares += green * green;
         }
     }
     let mean = sum as f64 / count.max(1) as f64;

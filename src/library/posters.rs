@@ -2,7 +2,7 @@
 //! catalog.
 
 use super::{
-    Library, LibraryError, Manifest, RecordingId,
+    Library, LibraryError, Manifest, RecordingId, Storage,
     catalog::{get, id_of, path_text},
     files::{poster_of, with_suffix},
     sql,
@@ -63,8 +63,8 @@ impl Library {
         if !known || !self.storage().holds(&job.file) {
             return Ok(false);
         }
-        let placed = job.clone();
-        let poster = tokio::task::spawn_blocking(move || place(&placed, &jpeg)).await;
+        let (placed, storage) = (job.clone(), self.storage().clone());
+        let poster = tokio::task::spawn_blocking(move || place(&storage, &placed, &jpeg)).await;
         let poster = poster.map_err(|e| io_error("cannot write", &job.file)(std::io::Error::other(e)))??;
         self.end_poster(job, Some(path_text(&poster)?)).await?;
         Ok(true)
@@ -90,7 +90,7 @@ impl Library {
 }
 
 /// The poster first: a manifest never names one that is not there. Blocks.
-fn place(job: &PosterJob, jpeg: &[u8]) -> Result<PathBuf, StorageError> {
+fn place(storage: &Storage, job: &PosterJob, jpeg: &[u8]) -> Result<PathBuf, StorageError> {
     let poster = poster_of(&job.file);
     let temp = with_suffix(&poster, ".temp");
     let placed = write(&temp, jpeg).and_then(|()| fs::rename(&temp, &poster));
@@ -99,6 +99,7 @@ fn place(job: &PosterJob, jpeg: &[u8]) -> Result<PathBuf, StorageError> {
     }
     placed.map_err(io_error("cannot write", &poster))?;
     name_in_manifest(job, &poster)?;
+    storage.sync_folder()?;
     Ok(poster)
 }
 

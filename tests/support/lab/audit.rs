@@ -144,7 +144,7 @@ fn strangers(house: &House, known: &HashSet<PathBuf>) -> Vec<String> {
         let real = fs::canonicalize(&file).unwrap_or(file);
         let extension = real.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let is_ours = match extension {
-            "json" => known.contains(&real.with_extension("")),
+            "json" | "jpg" => known.contains(&real.with_extension("")),
             other if MEDIA.contains(&other) => known.contains(&real),
             "part" => holds_nothing(&real),
             _ => false,
