@@ -185,13 +185,13 @@ fn judge(house: &House, daemon: &Daemon, promised: &Promised) -> Result<(), Stri
     }
     let parts: Vec<&Value> = recordings.iter().flat_map(|r| r["parts"].as_array().expect("parts")).collect();
     let known: BTreeSet<PathBuf> = parts.iter().map(|part| text(part, "file").into()).collect();
-    let mut on_disk: BTreeSet<PathBuf> = house.records("").into_iter().collect();
-    on_disk.retain(|file| {
-        file.extension().is_none_or(|e| !["json", "jpg", "temp"].iter().any(|beside| e == *beside))
+    let mut on_disk = BTreeSet::new();
+    // A poster is written under another name first, and so is the manifest that names it: neither may stay so.
+    let same = reached(SOON, || {
+        on_disk = house.records("").into_iter().filter(|file| counts(file, &known)).collect();
+        known == on_disk
     });
-    // Of a recording's first seconds may be left what nothing can be made of: it is not thrown away.
-    on_disk.retain(|file| file.extension().is_none_or(|e| e != "part") || !holds_nothing(file));
-    if known != on_disk {
+    if !same {
         return Err(format!("in the catalog {known:?}, on the disk {on_disk:?}: {recordings:#?}"));
     }
     if house.records(".json").len() != known.len() {
@@ -215,6 +215,17 @@ fn judge(house: &House, daemon: &Daemon, promised: &Promised) -> Result<(), Stri
         return Err(format!("hooks: {:?} for {known:?}", house.hook_calls()));
     }
     Ok(())
+}
+
+/// Whether the catalog has to know a file. Of a recording's first seconds may be left what nothing can be made of: it is not
+/// thrown away.
+fn counts(file: &Path, known: &BTreeSet<PathBuf>) -> bool {
+    match file.extension().and_then(|e| e.to_str()) {
+        Some("json") => false,
+        Some("jpg") => !known.contains(&file.with_extension("")),
+        Some("part") => !holds_nothing(file),
+        _ => true,
+    }
 }
 
 fn judge_part(part: &Value) -> Result<(), String> {
