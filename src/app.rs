@@ -13,7 +13,7 @@ use crate::{
     hub::{Hub, PrerollRule, Publishing, QueueRule},
     ingest::tls::TlsError,
     library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
-    record::{self, Posters, Recorder, make_whole},
+    record::{self, PosterWaker, Posters, Recorder, make_whole},
 };
 use std::{
     io,
@@ -121,9 +121,9 @@ impl App {
         let events = Events::default();
         let told = events.clone();
         let deliveries = Deliveries::start(library.clone(), hooks, move |d| told.tell(&Event::from(d)));
-        let posters = Posters::start(library.clone());
+        let finished = PosterWaker::default();
         let wake = || {
-            let (deliveries, posters) = (deliveries.waker(), posters.waker());
+            let (deliveries, posters) = (deliveries.waker(), finished.clone());
             move || {
                 deliveries.wake();
                 posters.wake();
@@ -162,6 +162,11 @@ impl App {
         let sources = ways_in.sources.clone();
         let control =
             Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());
+        let told = control.clone();
+        let posters = Posters::start(library.clone(), finished.clone(), move |of| {
+            let told = told.clone();
+            async move { told.poster_made(of.recording, of.number).await }
+        });
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {

@@ -7,7 +7,9 @@ mod event;
 mod follow;
 mod ring;
 
-pub use event::{Cause, ConfigOutcome, DeliveryOutcome, DiskMark, Event, RecordingChange, SessionChange};
+pub use event::{
+    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, RecordingChange, SessionChange,
+};
 pub use ring::Told;
 
 use chrono::{DateTime, SecondsFormat, Utc};

@@ -96,7 +96,11 @@ impl Control {
 
     /// Deletes a recording that has ended: files, manifests, posters, and what the catalog knows of it.
     pub async fn delete_recording(&self, id: RecordingId) -> Result<(), ControlError> {
-        match self.inner.library.delete(&id).await {
+        let deleted = self.inner.library.delete(&id).await;
+        if matches!(deleted, Ok(()) | Err(LibraryError::NotRemoved { .. })) {
+            self.tell_deleted(id);
+        }
+        match deleted {
             Ok(()) => {
                 tracing::info!(recording = %id, "deleted");
                 Ok(())

@@ -18,8 +18,8 @@ pub use crate::{
     record::Refusal,
 };
 pub use events::{
-    Cause, ConfigOutcome, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch, RecordingChange,
-    SessionChange, Told, WatchEnd,
+    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch,
+    RecordingChange, SessionChange, Told, WatchEnd,
 };
 pub use files::{Media, Resource, read_aside};
 pub use objects::*;
@@ -201,14 +201,15 @@ impl Control {
             LibraryError::Cursor => ControlError::BadCursor,
             e => ControlError::Failed(e.to_string()),
         })?;
-        page.items.iter_mut().for_each(|r| self.freshen(r));
+        let active = self.active();
+        page.items.iter_mut().for_each(|r| freshen(&active, r));
         Ok(page)
     }
 
     pub async fn recording(&self, id: RecordingId) -> Result<Recording, ControlError> {
         let found = self.inner.library.get(&id).await.map_err(|e| ControlError::Failed(e.to_string()))?;
         let mut recording = found.ok_or(ControlError::UnknownRecording(id))?;
-        self.freshen(&mut recording);
+        freshen(&self.active(), &mut recording);
         Ok(recording)
     }
 
@@ -292,16 +293,6 @@ impl Control {
         self.inner.hub.get(id).ok_or(ControlError::UnknownSession(id))
     }
 
-    /// A row of the catalog does not know how far a running recording has come.
-    fn freshen(&self, recording: &mut Recording) {
-        let active = self.active();
-        if let Some(now) = active.get(recording.id).filter(|_| !recording.status.is_final()) {
-            let progress = now.running.progress().recording;
-            recording.duration_ms = now.running.media_ms();
-            (recording.status, recording.lost) = (progress.status, progress.lost);
-        }
-    }
-
     fn describe(&self, stream: &Stream) -> Session {
         let (announce, now) = (stream.announce(), stream.snapshot());
         let lived_ms = (Utc::now() - stream.created_at()).num_milliseconds().max(1) as u64;
@@ -331,6 +322,15 @@ impl Control {
 
     fn active(&self) -> MutexGuard<'_, Actives<Running>> {
         self.inner.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A row of the catalog does not know how far a running recording has come.
+fn freshen(active: &Actives<Running>, recording: &mut Recording) {
+    if let Some(now) = active.get(recording.id).filter(|_| !recording.status.is_final()) {
+        let progress = now.running.progress().recording;
+        recording.duration_ms = now.running.media_ms();
+        (recording.status, recording.lost) = (progress.status, progress.lost);
     }
 }
 

@@ -150,7 +150,9 @@ impl Library {
         self.inner.writer.close().await;
         let Some(file) = self.inner.file.clone() else { return };
         // A start on a full disk used it up; where it cannot be made now, the next start tries again.
-        let _ = tokio::task::spawn_blocking(move || open::keep_reserve(&file)).await;
+        // And without the note it takes longer.
+        let _ =
+            tokio::task::spawn_blocking(move || (open::keep_reserve(&file), open::note_closed(&file))).await;
     }
 
     fn readers(&self) -> &SqlitePool {

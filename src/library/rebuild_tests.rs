@@ -202,6 +202,36 @@ async fn tables_and_rows_that_are_nonsense_are_damage() {
     }
 }
 
+/// With a million rows it takes long to look for.
+#[tokio::test]
+async fn an_index_that_is_not_its_tables_is_damage_unless_the_catalog_is_as_it_was_closed() {
+    const PAGE: usize = 4096;
+    /// sqlite.org/fileformat2.html: the type of a page whose cells are keys of an index.
+    const INDEX_LEAF: u8 = 0x0a;
+    for (left, seen) in
+        [("as it was", false), ("changed", true), ("with a -wal", true), ("without the note", true)]
+    {
+        let (dir, before) = house().await;
+        let session = before[0].media_session_id.to_string().into_bytes();
+        let closed = fs::metadata(catalog(&dir)).unwrap().modified().unwrap();
+        let mut bytes = fs::read(catalog(&dir)).unwrap();
+        let mut places = (0..bytes.len() - session.len()).filter(|at| bytes[*at..].starts_with(&session));
+        let key = places.find(|at| bytes[at / PAGE * PAGE] == INDEX_LEAF).unwrap();
+        bytes[key] ^= 1;
+        fs::write(catalog(&dir), bytes).unwrap();
+        let time = if left == "changed" { SystemTime::now() } else { closed };
+        fs::File::options().write(true).open(catalog(&dir)).unwrap().set_modified(time).unwrap();
+        match left {
+            "with a -wal" => fs::write(dir.path().join("state/reeld.db-wal"), "of a killed daemon").unwrap(),
+            "without the note" => fs::remove_file(dir.path().join("state/reeld.db.closed")).unwrap(),
+            _ => {}
+        }
+        let next = start(&dir).await;
+        assert_eq!(as_in_manifests(&next).await, before, "{left}");
+        assert_eq!(!asides(&dir).is_empty(), seen, "{left}");
+    }
+}
+
 #[tokio::test]
 async fn the_catalog_of_somebody_else_is_not_touched() {
     let cases = [

@@ -6,6 +6,7 @@ use crate::{
     library::{Library, LibraryError, PosterJob},
 };
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,8 +29,8 @@ pub struct Posters {
     task: JoinHandle<()>,
 }
 
-/// Tells that a part has been finished. A cheap clone.
-#[derive(Clone)]
+/// Tells that a part has been finished, also before the posters are started. A cheap clone.
+#[derive(Clone, Default)]
 pub struct PosterWaker(Arc<Notify>);
 
 impl PosterWaker {
@@ -39,15 +40,17 @@ impl PosterWaker {
 }
 
 impl Posters {
-    /// Begins with what the last daemon has left. Needs a tokio runtime, and GStreamer.
-    pub fn start(library: Library) -> Self {
-        let (wake, cancelled) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let task = tokio::spawn(run(library, wake.clone(), cancelled.clone()));
+    /// Begins with what the last daemon has left, and tells `made` of each part that got its poster, one after the other.
+    /// Needs a tokio runtime, and GStreamer.
+    pub fn start<F, T>(library: Library, PosterWaker(wake): PosterWaker, made: F) -> Self
+    where
+        F: Fn(PosterJob) -> T + Send + 'static,
+        T: Future<Output = ()> + Send,
+    {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let (woken, ended) = (wake.clone(), cancelled.clone());
+        let task = tokio::spawn(async move { run(&library, &woken, &ended, made).await });
         Self { wake, cancelled, task }
-    }
-
-    pub fn waker(&self) -> PosterWaker {
-        PosterWaker(self.wake.clone())
     }
 
     /// Begins no more. What is not done is left to the next start.
@@ -60,14 +63,20 @@ impl Posters {
     }
 }
 
-async fn run(library: Library, wake: Arc<Notify>, cancelled: Arc<AtomicBool>) {
+async fn run<F, T>(library: &Library, wake: &Notify, cancelled: &Arc<AtomicBool>, made: F)
+where
+    F: Fn(PosterJob) -> T,
+    T: Future<Output = ()>,
+{
     while !cancelled.load(Ordering::Relaxed) {
         match library.next_poster().await {
-            Ok(Some(job)) => {
-                if let Err(error) = make(&library, &job, &cancelled).await {
+            Ok(Some(job)) => match make(library, &job, cancelled).await {
+                Ok(true) => made(job).await,
+                Ok(false) => {}
+                Err(error) => {
                     tracing::warn!(file = %job.file.display(), %error, "its poster could not be stored");
                 }
-            }
+            },
             Ok(None) => wake.notified().await,
             Err(error) => {
                 tracing::warn!(%error, "posters wait");
@@ -78,19 +87,20 @@ async fn run(library: Library, wake: Arc<Notify>, cancelled: Arc<AtomicBool>) {
     }
 }
 
-async fn make(library: &Library, job: &PosterJob, cancelled: &Arc<AtomicBool>) -> Result<(), LibraryError> {
+/// Whether it has one now.
+async fn make(library: &Library, job: &PosterJob, cancelled: &Arc<AtomicBool>) -> Result<bool, LibraryError> {
     let (file, cancelled) = (job.file.clone(), cancelled.clone());
     let made = tokio::task::spawn_blocking(move || gst::poster(&file, LIMIT, &cancelled)).await;
     let why = match made {
         Ok(Ok(Poster::Jpeg(jpeg))) => {
-            library.set_poster(job, jpeg).await?;
-            return Ok(());
+            return library.set_poster(job, jpeg).await;
         }
-        Ok(Ok(Poster::Cancelled)) => return Ok(()),
+        Ok(Ok(Poster::Cancelled)) => return Ok(false),
         Ok(Ok(Poster::None(why))) => why.unwrap_or_else(|| "no picture could be decoded".into()),
         Ok(Err(e)) => e.to_string(),
         Err(e) => e.to_string(),
     };
     tracing::warn!(file = %job.file.display(), why, "has no poster");
-    library.no_poster(job).await
+    library.no_poster(job).await?;
+    Ok(false)
 }

@@ -16,11 +16,6 @@ const STATUS = {
   recovered: "Recovered",
 };
 
-/** A poster is made after its recording has ended, which no event tells. */
-const FRESH_MS = 60_000;
-const POSTER_TRIES = 4;
-const POSTER_WAIT_MS = 2_000;
-
 /** `actions.play(recording)` and `actions.remove(recording)` are what its buttons do. */
 export function recordingCard(actions) {
   let recording = null;
@@ -91,16 +86,9 @@ function posterOf(play) {
   const element = el("div.poster", { "aria-hidden": "true", onclick: play }, image, length.element);
   let asked = null;
   let timed = null;
-  let again = 0;
-  let url = null;
-  const ask = () => (image.src = url);
   // Not `hidden`: what is not laid out is not loaded lazily either.
   image.addEventListener("load", () => (image.dataset.loaded = "true"));
-  image.addEventListener("error", () => {
-    delete image.dataset.loaded;
-    const fresh = Date.now() - Date.parse(timed.endedAt) < FRESH_MS;
-    if (fresh && again++ < POSTER_TRIES) setTimeout(ask, POSTER_WAIT_MS);
-  });
+  image.addEventListener("error", () => delete image.dataset.loaded);
   const update = (recording) => {
     const { id, status, durationMs, parts } = recording;
     const part = parts.find((p) => p.video);
@@ -109,14 +97,10 @@ function posterOf(play) {
     if (recording !== timed) length.set(durationMs, status === "recording");
     timed = recording;
     show(length.element, durationMs > 0 || status === "recording");
-    if (!part) return;
-    // What has changed is worth another try.
-    const key = `${id} ${status} ${part.poster ?? ""}`;
-    if (key === asked) return;
-    asked = key;
-    again = 0;
-    url = api.posterUrl(id, part.number);
-    ask();
+    // Made a moment after its part: an event tells.
+    if (!part?.poster || asked === part.number) return;
+    asked = part.number;
+    image.src = api.posterUrl(id, part.number);
   };
   return { element, update };
 }

@@ -21,7 +21,7 @@ export function makePlayer() {
     show(fault, false);
     show(video, true);
     video.src = api.fileUrl(recording.id, part.number);
-    video.poster = part.video ? api.posterUrl(recording.id, part.number) : "";
+    video.poster = part.poster ? api.posterUrl(recording.id, part.number) : "";
     byId("player-download").href = api.downloadUrl(recording.id, part.number);
     byId("player-download").download = part.name ?? "";
     for (const button of parts.querySelectorAll("button")) {

@@ -32,6 +32,8 @@ export class Store extends EventTarget {
   #turn = 0;
   /** Events that came while a read is under way. */
   #held = null;
+  /** Recordings that were deleted: what is told of them late is left. */
+  #gone = new Set();
 
   start() {
     this.reload();
@@ -154,6 +156,7 @@ export class Store extends EventTarget {
   }
 
   #apply(event) {
+    if (event.type === "recording.deleted") this.forget(event.recordingId);
     if (event.recording?.id) {
       this.takeRecording(event.recording);
       // As it is told here it has no deliveries, and of many parts the newest only.
@@ -174,6 +177,7 @@ export class Store extends EventTarget {
 
   /** A recording as it is now, from an event or an answer. */
   takeRecording(recording) {
+    if (this.#gone.has(recording.id)) return;
     if (isRunning(recording)) this.running.set(recording.id, recording);
     else this.running.delete(recording.id);
     this.sessions = this.sessions.map((s) => withRecording(s, recording));
@@ -192,6 +196,7 @@ export class Store extends EventTarget {
   }
 
   forget(id) {
+    this.#gone.add(id);
     this.running.delete(id);
     this.list = this.list.filter((r) => r.id !== id);
     this.#tell("recordings");

@@ -30,12 +30,18 @@ pub enum Event {
         #[serde(rename = "type")]
         what: RecordingChange,
         recording: Box<Recording>,
-        /// Number of the part that has begun, or is whole.
+        /// Number of the part that has begun, is whole, or has got its poster.
         #[serde(skip_serializing_if = "Option::is_none")]
         part: Option<u32>,
         /// It has more parts or gaps than are told here.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         partial: bool,
+    },
+    /// Nobody finds it any more.
+    Deleted {
+        #[serde(rename = "type")]
+        what: Deletion,
+        recording_id: RecordingId,
     },
     Delivery {
         #[serde(rename = "type")]
@@ -105,6 +111,15 @@ pub enum RecordingChange {
     /// A reason was added to `degraded`.
     #[serde(rename = "recording.degraded")]
     Degraded,
+    /// A part has got its poster.
+    #[serde(rename = "recording.updated")]
+    Updated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Deletion {
+    #[serde(rename = "recording.deleted")]
+    Deleted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -261,6 +276,10 @@ mod tests {
                 Event::from(delivered),
                 json!({"type": "delivery.failed", "recordingId": id, "part": 2, "kind": "hook", "state": "dead",
                     "attempts": 3, "error": "exit code 1"}),
+            ),
+            (
+                Event::Deleted { what: Deletion::Deleted, recording_id: id },
+                json!({"type": "recording.deleted", "recordingId": id}),
             ),
             (
                 Event::Disk { what: DiskMark::Low, disk },

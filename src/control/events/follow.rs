@@ -1,8 +1,8 @@
 //! Sessions and recordings, followed from their beginning to their end: each change goes on the bus.
 
-use super::{Cause, Event, RecordingChange, SessionChange};
+use super::{Cause, Deletion, Event, RecordingChange, SessionChange};
 use crate::{
-    control::{Control, Rules},
+    control::{Control, Rules, freshen},
     hub::{EndReason, Stream},
     library::{Recording, RecordingId, Status},
     record::{Progress, Running},
@@ -113,6 +113,26 @@ impl Control {
             (recording.parts, recording.deliveries) = (stored.parts, stored.deliveries);
         }
         recording
+    }
+
+    /// A part of a recording has got its poster.
+    pub async fn poster_made(&self, id: RecordingId, part: u32) {
+        // Once more for a recording that ended while it was read.
+        for _ in 0..2 {
+            let Ok(Some(mut recording)) = self.inner.library.get(&id).await else { return };
+            // Held until it is told: the end of a recording is told after it has left this table, so nothing older
+            // comes after that.
+            let active = self.active();
+            if recording.status.is_final() || active.get(id).is_some() {
+                freshen(&active, &mut recording);
+                self.inner.events.tell(&Event::recording(RecordingChange::Updated, recording, Some(part)));
+                return;
+            }
+        }
+    }
+
+    pub(in crate::control) fn tell_deleted(&self, id: RecordingId) {
+        self.inner.events.tell(&Event::Deleted { what: Deletion::Deleted, recording_id: id });
     }
 
     /// What became of reading the operator's files again.
