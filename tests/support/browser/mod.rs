@@ -1,6 +1,7 @@
 //! Headless Chromium with a page that publishes by WHIP. What it draws and sounds is a source for [`crate::avsync`].
 
 mod page;
+mod visit;
 
 use std::{
     io::{BufRead, BufReader},
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
 use page::Page;
+pub use visit::Tab;
 
 const ARGUMENTS: &[&str] = &[
     "--headless=new",

@@ -1,0 +1,142 @@
+//! The pages as somebody uses them: published from `/publish`, seen, recorded, played, found and deleted on `/`.
+
+use serde_json::Value;
+use std::time::Duration;
+use support::{
+    browser::{Browser, Tab},
+    daemon::{Daemon, House, SOON, text},
+    wait::wait_until,
+};
+
+const REELD: &str = env!("CARGO_BIN_EXE_reeld");
+const POLICY: &str = "stream_record_policy_template={streamName}-{startTimeMillis}\n";
+/// Media in a recording before it is stopped.
+const LEAST: Duration = Duration::from_secs(4);
+const ENTER: &str = "\u{e007}";
+const COMPLETED: &str = "document.querySelectorAll('li.card[data-status=completed]').length";
+const CARDS: &str = "document.querySelectorAll('li.card').length";
+
+/// Plays, goes to the middle, and tells where the frame is that is shown there, and of how many colours it is.
+const SEEK: &str = "
+    const video = document.getElementById('player-video');
+    const event = (name) => new Promise((done) => video.addEventListener(name, done, { once: true }));
+    if (video.readyState < 2) await event('loadeddata');
+    video.pause();
+    const middle = video.duration / 2;
+    const frame = new Promise((done) => video.requestVideoFrameCallback((now, { mediaTime }) => done(mediaTime)));
+    const sought = event('seeked');
+    video.currentTime = middle;
+    await sought;
+    const mediaTime = await frame;
+    const canvas = new OffscreenCanvas(32, 18).getContext('2d');
+    canvas.drawImage(video, 0, 0, 32, 18);
+    const colours = new Set(new Uint32Array(canvas.getImageData(0, 0, 32, 18).data.buffer));
+    const answers = performance.getEntriesByType('resource').filter(({ name }) => name === video.currentSrc);
+    return {
+      middle, mediaTime, colours: colours.size, width: video.videoWidth, duration: video.duration,
+      answers: answers.map(({ responseStatus }) => responseStatus),
+    };";
+
+/// Publishes the browser's camera and microphone from a tab.
+fn publish(browser: &Browser, daemon: &Daemon, codec: &str) -> Tab {
+    let tab = browser.open_tab(&format!("http://{}/publish?room=court&stream=cam", daemon.http()));
+    browser.wait("document.body.dataset.state === 'preview'");
+    browser.choose("#codec", codec);
+    browser.click("#go");
+    browser.wait("document.body.dataset.state === 'live'");
+    browser.wait("document.getElementById('lamp').dataset.state === 'recording'");
+    tab
+}
+
+fn number(browser: &Browser, expression: &str) -> u64 {
+    browser.run(&format!("return {expression};")).as_u64().expect("a number")
+}
+
+/// So that there is something to seek in.
+fn wait_recorded(daemon: &Daemon) {
+    let id = daemon.session_id("cam");
+    let recorded = || daemon.get(&format!("/api/v1/sessions/{id}/recording"));
+    wait_until("so much is recorded", SOON, || {
+        let state: Value = recorded();
+        state["totalRunningDurationMs"].as_u64().is_some_and(|ms| u128::from(ms) >= LEAST.as_millis())
+    });
+}
+
+fn whole_life(codec: &str) {
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let publisher = publish(&browser, &daemon, codec);
+
+    // Seen live, with what is recorded of it.
+    let library = browser.open_tab(&format!("http://{}/", daemon.http()));
+    browser.wait("document.querySelector('#link').dataset.state === 'live'");
+    browser.wait("document.querySelector('li.stream h3')?.textContent === 'cam'");
+    browser.wait("document.querySelector('li.stream .lamp').dataset.state === 'recording'");
+    wait_recorded(&daemon);
+
+    // Stopped, started and stopped from there: each time the card comes by itself, and its picture after it.
+    browser.click("[aria-label='Stop: cam']");
+    browser.wait(&format!("{COMPLETED} === 1"));
+    browser.wait("document.querySelector('li.card .poster img').dataset.loaded === 'true'");
+    browser.click("[aria-label='Record: cam']");
+    browser.wait("document.querySelectorAll('li.card[data-status=recording]').length === 1");
+    wait_recorded(&daemon);
+    browser.click("[aria-label='Stop: cam']");
+    browser.wait(&format!("{COMPLETED} === 2"));
+    browser.wait("document.querySelectorAll(\".poster img[data-loaded='true']\").length === 2");
+
+    // Played from the middle.
+    browser.click("[aria-label='Play cam']");
+    browser.wait("document.getElementById('player').open");
+    let shown = browser.run(SEEK);
+    println!("{codec}: {shown}");
+    let at = |key: &str| shown[key].as_f64().unwrap_or_else(|| panic!("{key} in {shown}"));
+    assert!((at("mediaTime") - at("middle")).abs() < 0.2 && at("middle") > 1.5, "{shown}");
+    assert!(at("colours") > 10.0 && at("width") > 0.0, "a picture: {shown}");
+    let answers = shown["answers"].as_array().expect("a list");
+    assert!(!answers.is_empty() && answers.iter().all(|status| *status == 206), "{shown}");
+    browser.click("#player .close");
+
+    // Found.
+    browser.type_into("#filter-text", "nothing of the kind");
+    browser.wait(&format!("{CARDS} === 0 && !document.getElementById('recordings-empty').hidden"));
+    browser.click("#filter-clear");
+    browser.wait(&format!("{CARDS} === 2"));
+    browser.type_into("#filter-room", &format!("elsewhere{ENTER}"));
+    browser.wait(&format!("{CARDS} === 0 && !document.getElementById('recordings-empty').hidden"));
+    browser.click("#filter-clear");
+    browser.type_into("#filter-room", &format!("court{ENTER}"));
+    browser.wait(&format!("{CARDS} === 2"));
+
+    // Deleted, after a question; by somebody else it goes, too.
+    let before = daemon.recordings("cam");
+    browser.click("[aria-label='Delete cam']");
+    browser.wait("document.getElementById('confirm').open");
+    assert_eq!(number(&browser, CARDS), 2);
+    browser.click("#confirm-do button");
+    browser.wait(&format!("{CARDS} === 1"));
+    let left = daemon.recordings("cam");
+    assert_eq!(left, before[1..], "the newest is gone");
+
+    browser.switch_to(&publisher);
+    browser.click("#go");
+    browser.wait("!document.getElementById('result').hidden");
+    let link = browser.run("return document.getElementById('result-play').getAttribute('href');");
+    assert_eq!(link, format!("/#play={}", text(&left[0], "id")));
+    browser.switch_to(&library);
+    browser.wait("document.querySelectorAll('li.stream').length === 0");
+    daemon.delete(&format!("/api/v1/recordings/{}", text(&left[0], "id"))).expect(204);
+    browser.wait(&format!("{CARDS} === 0"));
+    wait_until("no file is left", SOON, || house.records("").is_empty());
+}
+
+#[test]
+fn a_recording_in_mp4_from_its_camera_to_its_deletion() {
+    whole_life("H264");
+}
+
+#[test]
+fn a_recording_in_webm_from_its_camera_to_its_deletion() {
+    whole_life("VP8");
+}
