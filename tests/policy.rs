@@ -183,7 +183,9 @@ fn hostile_stream_names_stay_in_the_folder_and_reach_no_shell() {
     let home = entries(&house.path("."));
     assert_eq!(home, ["hooks", "log.0", "records", "reeld.properties", "reeld.toml", "state"]);
     assert_eq!(entries(&house.path("hooks")), ["calls", "on_record_hook.sh"]);
-    assert_eq!(entries(&house.path("records")).len(), 2 * names.len(), "a file and a manifest each");
+    wait_until("a file, its manifest and its poster each", SOON, || {
+        entries(&house.path("records")).len() == 3 * names.len()
+    });
 }
 
 fn check(house: &House) -> (Option<i32>, String) {

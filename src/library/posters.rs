@@ -92,7 +92,7 @@ impl Library {
 /// The poster first: a manifest never names one that is not there. Blocks.
 fn place(storage: &Storage, job: &PosterJob, jpeg: &[u8]) -> Result<PathBuf, StorageError> {
     let poster = poster_of(&job.file);
-    let temp = with_suffix(&poster, ".temp");
+    let temp = temp_of(job);
     let placed = write(&temp, jpeg).and_then(|()| fs::rename(&temp, &poster));
     if placed.is_err() {
         let _ = fs::remove_file(&temp);
@@ -101,6 +101,11 @@ fn place(storage: &Storage, job: &PosterJob, jpeg: &[u8]) -> Result<PathBuf, Sto
     name_in_manifest(job, &poster)?;
     storage.sync_folder()?;
     Ok(poster)
+}
+
+/// For the poster, then for the manifest: a longer name is none where the file's has all the bytes that a name may have.
+fn temp_of(job: &PosterJob) -> PathBuf {
+    with_suffix(&job.file, ".temp")
 }
 
 fn write(path: &Path, jpeg: &[u8]) -> std::io::Result<()> {
@@ -117,7 +122,7 @@ fn name_in_manifest(job: &PosterJob, poster: &Path) -> Result<(), StorageError> 
         return Ok(());
     }
     manifest.part.poster = Some(poster.into());
-    let temp = with_suffix(&path, ".temp");
+    let temp = temp_of(job);
     let placed = manifest
         .write(&temp)
         .map_err(StorageError::from)
