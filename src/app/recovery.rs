@@ -94,6 +94,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     #[expect(clippy::await_holding_lock, reason = "what is awaited gives up by itself")]
     async fn a_huge_file_does_not_hold_up_the_start() {
+        crate::gst::init().expect("GStreamer");
         let (_dir, library) = testing::library().await;
         let old = testing::recording(0);
         library.begin(&old).await.expect("a row");
