@@ -1,12 +1,15 @@
-//! The disk of the records folder, looked at beside the async threads: one that does not answer makes nobody wait.
+//! The disk of the records folder, looked at by a thread of its own: one that does not answer makes nobody wait. A blocking
+//! task of tokio each time would keep that pool's idle threads from ending.
 
 use super::DiskInfo;
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     time::{Duration, Instant},
 };
-use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
 /// With less free space the disk counts as full: about what a fragment of a few streams takes.
 const MIN_FREE_BYTES: u64 = 4 << 20;
@@ -18,7 +21,8 @@ const MUST_ANSWER: Duration = Duration::from_secs(10);
 pub(super) struct Disk {
     folder: PathBuf,
     seen: Arc<Mutex<Seen>>,
-    watch: JoinHandle<()>,
+    /// The thread ends when this is dropped.
+    _watch: Sender<()>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,11 +34,16 @@ struct Seen {
 }
 
 impl Disk {
-    /// Blocks on the disk once. Call it on a tokio thread.
+    /// Blocks on the disk once.
     pub fn watch(folder: PathBuf) -> Self {
         let seen = Arc::new(Mutex::new(Seen::now(&folder)));
-        let watch = tokio::spawn(keep_looking(folder.clone(), seen.clone()));
-        Self { folder, seen, watch }
+        let (watch, ended) = channel();
+        let (at, told) = (folder.clone(), seen.clone());
+        let look = move || keep_looking(&at, &told, &ended);
+        if let Err(error) = std::thread::Builder::new().name("disk".into()).spawn(look) {
+            tracing::error!(%error, "the disk of the records folder cannot be watched");
+        }
+        Self { folder, seen, _watch: watch }
     }
 
     /// As it was when it last answered.
@@ -62,21 +71,10 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-async fn keep_looking(folder: PathBuf, seen: Arc<Mutex<Seen>>) {
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let folder = folder.clone();
-        // One at a time: a disk that stands still holds up one thread. It ends early with the runtime only.
-        let Ok(now) = tokio::task::spawn_blocking(move || Seen::now(&folder)).await else { return };
-        *lock(&seen) = now;
+fn keep_looking(folder: &Path, seen: &Mutex<Seen>, ended: &Receiver<()>) {
+    while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let now = Seen::now(folder);
+        *lock(seen) = now;
     }
 }
 
@@ -100,11 +98,11 @@ mod tests {
 
     fn seen(at: Instant, free_bytes: u64, writable: rustix::io::Result<()>) -> Result<(), String> {
         let seen = Arc::new(Mutex::new(Seen { at, free_bytes, total_bytes: 1 << 40, writable }));
-        Disk { folder: "/records".into(), seen, watch: tokio::spawn(async {}) }.ready()
+        Disk { folder: "/records".into(), seen, _watch: channel().0 }.ready()
     }
 
-    #[tokio::test]
-    async fn what_keeps_it_from_being_recorded_to_is_named() {
+    #[test]
+    fn what_keeps_it_from_being_recorded_to_is_named() {
         let now = Instant::now();
         let Some(long_ago) = now.checked_sub(MUST_ANSWER + Duration::from_secs(1)) else { return };
         assert_eq!(seen(now, 1 << 30, Ok(())), Ok(()));

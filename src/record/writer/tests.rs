@@ -14,6 +14,7 @@ fn means() -> Means {
 }
 
 fn track(id: u8, codec: Codec, caps: &str) -> Track {
+    crate::gst::init().expect("GStreamer");
     let caps = caps.parse().expect("caps");
     Track { id: TrackId(id), codec, caps, size: None, rate: None, channels: None }
 }
@@ -23,7 +24,6 @@ fn video() -> Track {
 }
 
 fn open(tracks: Vec<Track>, file: &Path, means: &Means) -> Writer {
-    crate::gst::init().expect("GStreamer");
     let templates = Templates::load(Path::new("pipelines")).expect("right templates");
     let (template, tracks) = (templates.get("mkv").expect("mkv"), Tracks::new(tracks));
     let plans = template.plan(&tracks, true).expect("both pass through");
