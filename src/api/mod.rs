@@ -11,6 +11,7 @@ mod flashphoner;
 mod flashphoner_pull;
 mod health;
 mod media;
+mod openapi;
 mod openvidu;
 mod options;
 mod problem;
@@ -61,6 +62,8 @@ where
         .or(whip::routes(whip))
         .unify()
         .or(health::routes(control, metrics))
+        .unify()
+        .or(openapi::routes())
         .unify()
         .or(web::routes())
         .unify()
