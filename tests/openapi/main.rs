@@ -13,6 +13,7 @@ use std::{
     path::Path,
 };
 use support::{
+    browser::Browser,
     daemon::{Daemon, House, SOON, text},
     http,
     live::Live,
@@ -289,6 +290,38 @@ fn events(socket: &mut WebSocket, document: &Document) {
     ] {
         assert!(types.contains(wanted), "{wanted} is in {types:?}");
     }
+}
+
+#[test]
+fn the_page_shows_all_of_it() {
+    let house = House::new("", "");
+    let daemon = house.start(REELD);
+    let document = Document::of(&daemon);
+    let browser = Browser::open();
+    browser.open_tab(&format!("http://{}/api#op-startRecording", daemon.http()));
+    browser.wait("document.body.dataset.state === 'ready'");
+    let schemas = document.0["components"]["schemas"].as_object().expect("schemas").len();
+    let shown = browser.run("return document.querySelectorAll('details.entry').length;");
+    assert_eq!(shown, document.operations().count() + schemas);
+    browser.wait("document.querySelector('#op-startRecording .inside') !== null");
+    let line = browser.run("return document.querySelector('#op-startRecording .code.line pre').textContent;");
+    let line = line.as_str().expect("a line");
+    let wanted =
+        format!("curl -X POST http://{}/api/v1/sessions/MEDIA_SESSION_ID/recording -d '{{", daemon.http());
+    assert!(line.starts_with(&wanted), "{line}");
+
+    browser.run("for (const entry of document.querySelectorAll('details.entry')) entry.open = true;");
+    browser.wait(
+        "[...document.querySelectorAll('details.entry')].every((entry) => entry.childElementCount === 2)",
+    );
+    let odd = browser.run("return document.body.innerText.match(/\\[object|undefined|NaN/g);");
+    assert_eq!(odd, Value::Null);
+    let dead = browser.run(
+        "return [...document.querySelectorAll('a[href^=\"#\"]')].filter((a) => !document.querySelector(a.hash)).length;",
+    );
+    assert_eq!(dead, 0, "links that lead nowhere");
+    browser.type_into("#find", "split");
+    browser.wait("document.getElementById('found').textContent === '1 found'");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 // The page `/api`: shows /openapi.json to people. Nothing but what is in that document is told here.
 
 import { el, setText, toast } from "./dom.js";
-import { fields, typeOf } from "./api-schema.js";
+import { fields, inline, typeOf } from "./api-schema.js";
 
 const byId = (id) => document.getElementById(id);
 const anchor = (text) => text.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "");
@@ -18,11 +18,7 @@ function words(text) {
   return (text ?? "").split("\n\n").filter(Boolean).map(block);
 }
 
-function inline(text) {
-  return text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
-}
-
-function code(text, label) {
+function code(text, label, kind = "code") {
   const copy = el("button", { type: "button", "aria-label": `Copy: ${label}` }, "Copy");
   copy.addEventListener("click", async () => {
     try {
@@ -33,7 +29,7 @@ function code(text, label) {
       toast("The browser does not let this page copy. Select the text instead.");
     }
   });
-  return el("div.code", {}, el("pre", { tabIndex: 0, role: "region", "aria-label": label }, el("code", {}, text)), copy);
+  return el(`div.${kind}`, {}, el("pre", { tabIndex: 0, role: "region", "aria-label": label }, el("code", {}, text)), copy);
 }
 
 function piece(title, ...content) {
@@ -66,11 +62,12 @@ function parameters(list) {
   return piece("Parameters", el("dl.fields", {}, list.map(row)));
 }
 
-function content(of, what) {
+/** `whole`: with fields and example, not the name of the schema alone. */
+function content(of, what, whole = true) {
   return Object.entries(of ?? {}).flatMap(([type, { schema, example }]) => [
     el("p", {}, el("span.type", {}, type, schema ? " · " : ""), schema && typeOf(schema)),
-    schema && schema.type === "object" && fields(schema),
-    example !== undefined && code(typeof example === "string" ? example : json(example), `Example of ${what}`),
+    whole && schema?.type === "object" && fields(schema),
+    whole && example !== undefined && code(typeof example === "string" ? example : json(example), `Example of ${what}`),
   ]);
 }
 
@@ -80,14 +77,14 @@ function answer([status, { description, headers, content: of }]) {
     el("p", {}, el("code", {}, name), ": ", inline(header.description ?? "")));
   return el("div", {},
     el("dt", {}, el("span.status", { "data-good": String(good) }, status)),
-    el("dd", {}, words(description), told, good && content(of, `an answer of ${status}`)));
+    el("dd", {}, words(description), told, content(of, `an answer of ${status}`, good)));
 }
 
 function operationView(method, path, operation) {
   const title = `${method.toUpperCase()} ${path}`;
   const inside = () => [
     ...words(operation.description),
-    piece(operation.responses["101"] ? "Shell" : "curl", code(curl(method, path, operation), `call of ${title}`)),
+    piece(operation.responses["101"] ? "Shell" : "curl", code(curl(method, path, operation), `call of ${title}`, "code.line")),
     operation.parameters && parameters(operation.parameters),
     operation.requestBody && piece(operation.requestBody.required ? "Body" : "Body, may be left out", content(operation.requestBody.content, "the body")),
     piece("Answers", el("dl.fields", {}, Object.entries(operation.responses).map(answer))),
@@ -97,8 +94,9 @@ function operationView(method, path, operation) {
 }
 
 function schemaView(name, schema) {
-  const head = [el("code", {}, name), el("span.quiet", {}, (schema.description ?? "").split("\n")[0])];
-  return entry(`schema-${anchor(name)}`, head, () => [...words(schema.description), fields(schema)], name);
+  const head = [el("code", {}, name), el("span.quiet", {}, inline((schema.description ?? "").split("\n")[0]))];
+  const [, more] = (schema.description ?? "").split(/\n([^]*)/);
+  return entry(`schema-${anchor(name)}`, head, () => [...words(more), fields(schema)], name);
 }
 
 /** What is inside is made when it is opened: the document is long. */

@@ -4,6 +4,11 @@ import { el } from "./dom.js";
 
 const PREFIX = "#/components/schemas/";
 
+/** Text with `code` in it. */
+export function inline(text) {
+  return text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+}
+
 /** A link to a schema of the page. */
 function link(ref) {
   const name = ref.slice(PREFIX.length);
@@ -43,12 +48,12 @@ export function fields(schema) {
   if (schema.properties === undefined) return el("p.type", {}, typeOf(schema));
   const required = new Set(schema.required);
   const row = ([name, of]) => el("div", {},
-    el("dt", {}, el("code", {}, name), required.has(name) && el("span.must", {}, "always")),
-    el("dd", {}, el("span.type", {}, typeOf(of)), of.description && el("span", {}, of.description)));
+    el("dt", {}, el("code", {}, name), required.has(name) && el("span.always", {}, "always")),
+    el("dd", {}, el("span.type", {}, typeOf(of)), of.description && el("span", {}, inline(of.description))));
   return el("dl.fields", {}, Object.entries(schema.properties).map(row));
 }
 
 function part(schema) {
   if (schema.$ref) return el("p.type", {}, typeOf(schema));
-  return el("div.piece", {}, schema.description && el("p.quiet", {}, schema.description), fields(schema));
+  return el("div.piece", {}, schema.description && el("p.quiet", {}, inline(schema.description)), fields(schema));
 }
