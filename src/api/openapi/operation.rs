@@ -91,8 +91,9 @@ impl Operation {
     }
 
     fn parameter(mut self, place: &str, name: &str, schema: Value, description: &str) -> Self {
-        self.parameters
-            .push(json!({"name": name, "in": place, "schema": schema, "description": description}));
+        self.parameters.push(json!({
+            "name": name, "in": place, "required": false, "schema": schema, "description": description,
+        }));
         self
     }
 
@@ -254,9 +255,10 @@ impl Operation {
             };
             let titles: Vec<String> = words.iter().map(title).collect();
             let types: Vec<&str> = words.iter().map(|(of_type, _)| *of_type).collect();
+            let of_these = super::one_of(&types);
             let schema = match self.tag {
                 Tag::Flashphoner => schema.clone(),
-                _ => json!({"allOf": [schema, {"type": "object", "properties": {"type": {"enum": types}}}]}),
+                _ => json!({"allOf": [schema, {"type": "object", "properties": {"type": of_these}}]}),
             };
             let example = words.first().map(|words| examples::problem(self.tag, status, *words, &self.path));
             let content = json!({content_type: {"schema": schema, "example": example}});
