@@ -6,7 +6,8 @@
 //!   An `Option` that is told as `null`, and what has `#[serde(default)]`, needs `#[schema(required)]`; paths and addresses
 //!   `#[schema(value_type = String)]`. A variant of an enum with fields needs `#[schema(rename_all = "camelCase")]`.)
 //! - **A route**: one [`Operation`] in `operations()` beside its handler. A new module with routes: its `operations()` in
-//!   [`operations`], and a word in [`PATH_PARAMETERS`] for a parameter of a kind that was not there.
+//!   [`operations`], and a row in [`PATH_PARAMETERS`] for a parameter of a kind that was not there;
+//!   a constructor like `Operation::get` for a method that was not.
 //! - **A problem**: its `Kind` in the list of the operations that answer it. Status and words are looked up.
 //!
 //! `tests/openapi.rs` holds the document against a daemon: routes, methods, answers; what is forgotten here fails there.
