@@ -10,7 +10,7 @@
 //!   a constructor like `Operation::get` for a method that was not.
 //! - **A problem**: its `Kind` in the list of the operations that answer it. Status and words are looked up.
 //!
-//! `tests/openapi.rs` holds the document against a daemon: routes, methods, answers; what is forgotten here fails there.
+//! `tests/openapi` holds the document against a daemon: routes, methods, answers; what is forgotten here fails there.
 
 pub(super) mod examples;
 mod operation;

@@ -1,4 +1,4 @@
-//! Examples of the document, shortened. `tests/openapi.rs` holds them against their schemas.
+//! Examples of the document, shortened. `tests/openapi` holds them against their schemas.
 
 use super::Tag;
 use serde_json::{Value, json};
