@@ -7,7 +7,7 @@ use support::{
 };
 
 const REELD: &str = env!("CARGO_BIN_EXE_reeld");
-const PAGES: [&str; 2] = ["/", "/publish"];
+const PAGES: [&str; 3] = ["/", "/publish", "/api"];
 
 fn get(daemon: &Daemon, path: &str, headers: &[(&str, &str)]) -> Answer {
     http::request_with(daemon.http(), "GET", path, headers, b"").unwrap_or_else(|e| panic!("{path}: {e}"))

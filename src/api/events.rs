@@ -5,9 +5,10 @@
 
 use super::{
     Answer, allow,
+    openapi::{Operation, Tag, integer},
     problem::{Kind, Problem, quoted},
 };
-use crate::control::{EventWatch, Events, NoWatch, Told, WatchEnd};
+use crate::control::{EventMessage, EventWatch, Events, NoWatch, Told, WatchEnd};
 use futures_util::{SinkExt, StreamExt};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -104,6 +105,33 @@ fn open(
     let watch = events.watch(cursor)?;
     let upgrade = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
     Ok(upgrade.on_upgrade(move |socket| serve(socket, watch, pace)).into_response())
+}
+
+pub(super) fn operations() -> Vec<Operation> {
+    let about = "A WebSocket (RFC 6455, version 13). Each message is a text of one JSON object, an `EventMessage`; a client \
+        has nothing to say but pongs.\n\n\
+        - First comes `hello`; where events after `cursor` are not known any more, then `sync`: read the lists again.\n\
+        - Every 15 s comes `heartbeat`, with a ping.\n\
+        - `seq` is the `cursor` to come back with.\n\
+        - Close codes: 1001, the daemon is ending; 1008 with a reason, the client reads too slowly or answers no pings.\n\n\
+        Browsers are let in from pages of this host only.";
+    let watch = Operation::get(Tag::Events, "/api/v1/events", "watchEvents", "Watch what happens")
+        .about(about)
+        .query("cursor", integer(0, u64::MAX), "`seq` of the last event that the client knows")
+        .answers::<EventMessage>(101, "The connection is a WebSocket now; this is one of its messages")
+        .example(serde_json::json!({
+            "seq": 1_772_366_400_000_001_u64, "at": "2026-03-01T12:00:00.000001Z", "type": "recording.deleted",
+            "recordingId": "5a0f2d53-6a55-4a5e-9f0b-2f4f3f1c9e77",
+        }))
+        .problems(&[
+            Kind::BadParameter,
+            Kind::BadCursor,
+            Kind::OriginNotAllowed,
+            Kind::UpgradeRequired,
+            Kind::TooManyWatchers,
+            Kind::ShuttingDown,
+        ]);
+    vec![watch]
 }
 
 impl From<NoWatch> for Problem {

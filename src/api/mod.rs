@@ -11,6 +11,7 @@ mod flashphoner;
 mod flashphoner_pull;
 mod health;
 mod media;
+mod openapi;
 mod openvidu;
 mod options;
 mod problem;
@@ -65,6 +66,8 @@ where
         .unify()
         .boxed()
         .or(health::routes(control, metrics))
+        .unify()
+        .or(openapi::routes())
         .unify()
         .or(web::routes())
         .unify()

@@ -122,7 +122,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The `type` and the `title` of problem+json.
-    fn words(self) -> (&'static str, &'static str) {
+    pub(super) fn words(self) -> (&'static str, &'static str) {
         match self {
             Kind::NotFound => ("/problems/not-found", "No such resource"),
             Kind::MethodNotAllowed => ("/problems/method-not-allowed", "Method not allowed"),
@@ -192,8 +192,9 @@ pub(super) struct Problem {
     complete_length: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct ProblemJson<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemJson<'a> {
     r#type: &'a str,
     title: &'a str,
     status: u16,
@@ -202,16 +203,18 @@ struct ProblemJson<'a> {
 }
 
 /// problem+json with the member that OpenVidu's clients read.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct OpenViduJson<'a> {
+#[schema(as = OpenViduProblem)]
+pub(super) struct OpenViduJson<'a> {
     #[serde(flatten)]
     problem: ProblemJson<'a>,
     error_message: &'a str,
 }
 
-#[derive(Serialize)]
-struct FlashphonerJson<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FlashphonerError)]
+pub(super) struct FlashphonerJson<'a> {
     error: &'a str,
     status: u16,
 }

@@ -8,7 +8,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 
 /// Items of a page when `limit` is not given.
-const DEFAULT_LIMIT: u32 = 100;
+pub(super) const DEFAULT_LIMIT: u32 = 100;
 
 const KNOWN: &str = "room, stream, mediaSessionId, status, from, to, limit, cursor";
 

@@ -1,5 +1,9 @@
 //! WHIP (RFC 9725): `/whip/ROOM/STREAM` takes offers, `/whip-session/ID` is a session. Pages of any origin may use them.
 
+mod operations;
+
+pub(super) use operations::operations;
+
 use super::{
     Answer, allow,
     body::body,

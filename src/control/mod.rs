@@ -14,12 +14,12 @@ pub mod verify;
 pub mod whip;
 
 pub use crate::{
-    library::{Filter, Page, Part, Recording, RecordingId, Status},
+    library::{Filter, Manifest, Page, Part, Recording, RecordingId, Status},
     record::Refusal,
 };
 pub use events::{
-    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch,
-    RecordingChange, SessionChange, Told, WatchEnd,
+    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventMessage, EventWatch, Events,
+    NoWatch, RecordingChange, SessionChange, Told, WatchEnd,
 };
 pub use files::{Media, Resource, read_aside};
 pub use objects::*;
