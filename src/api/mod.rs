@@ -13,6 +13,7 @@ mod health;
 mod media;
 mod openvidu;
 mod options;
+mod origin;
 mod problem;
 mod query;
 mod server;
@@ -47,7 +48,9 @@ where
     M: Fn() -> String + Clone + Send + Sync + 'static,
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
-    let resources = v1::routes(control.clone())
+    let resources = origin::refused()
+        .or(v1::routes(control.clone()))
+        .unify()
         .or(events::routes(events))
         .unify()
         .or(media::routes(control.clone()))
