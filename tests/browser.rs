@@ -1,14 +1,19 @@
 //! The pages as somebody uses them: published from `/publish`, seen, recorded, played, found and deleted on `/`.
 
 use serde_json::Value;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use support::{
     browser::{Browser, Tab},
     daemon::{Daemon, House, SOON, text},
+    flv::Flv,
+    live::publish_at_once,
+    media::{H264, source},
+    tap::{RangeCall, Tap},
     wait::wait_until,
 };
 
 const REELD: &str = env!("CARGO_BIN_EXE_reeld");
+const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 const POLICY: &str = "stream_record_policy_template={streamName}-{startTimeMillis}\n";
 /// Media in a recording before it is stopped.
 const LEAST: Duration = Duration::from_secs(4);
@@ -129,6 +134,90 @@ fn whole_life(codec: &str) {
     daemon.delete(&format!("/api/v1/recordings/{}", text(&left[0], "id"))).expect(204);
     browser.wait(&format!("{CARDS} === 0"));
     wait_until("no file is left", SOON, || house.records("").is_empty());
+}
+
+/// Seconds of [`counting`] media, larger than what a browser reads ahead.
+const COUNTED_S: u32 = 60;
+/// The side of a [`counting`] square, in pixels, and how many there are.
+const SQUARE: u32 = 40;
+const SQUARES: u32 = 6;
+
+/// Noise, which makes it large, with the second it is of in squares along the top edge: white is 1, the lowest bit first.
+fn counting() -> PathBuf {
+    let bit = |n: u32| {
+        let (x, worth) = (n * SQUARE, 1 << n);
+        format!("drawbox=x={x}:w={SQUARE}:h={SQUARE}:t=fill:c=white:enable='mod(floor((t+0.01)/{worth}),2)'")
+    };
+    let bits = (0..SQUARES).map(bit).collect::<Vec<_>>().join(",");
+    let ground = format!("drawbox=w={}:h={SQUARE}:t=fill:c=black", SQUARES * SQUARE);
+    let picture = format!("color=c=gray:s=320x180:r=15:d={COUNTED_S},noise=alls=80:allf=t,{ground},{bits}");
+    let rate: &[&str] = &["-b:v", "4M", "-minrate", "4M", "-maxrate", "4M", "-bufsize", "4M"];
+    source(TMP, "counting.flv", &[&["-f", "lavfi", "-i", &picture], H264, &["-g", "15"], rate])
+}
+
+/// Waits until something is played, goes to the middle, and tells what is shown there: the second that stands in it.
+fn seek_counted() -> String {
+    let bits: String = (0..SQUARES)
+        .map(|n| {
+            format!(
+                "(pixels.data[(({y} * video.videoWidth) + {x}) * 4] > 128 ? {worth} : 0)",
+                y = SQUARE / 2,
+                x = n * SQUARE + SQUARE / 2,
+                worth = 1 << n
+            )
+        })
+        .collect::<Vec<_>>()
+        .join(" + ");
+    format!(
+        "const video = document.getElementById('player-video');
+        const event = (name) => new Promise((done) => video.addEventListener(name, done, {{ once: true }}));
+        if (video.readyState < 2) await event('loadeddata');
+        video.pause();
+        const middle = video.duration / 2;
+        const ahead = video.buffered.end(video.buffered.length - 1);
+        const frame = new Promise((done) => video.requestVideoFrameCallback((now, {{ mediaTime }}) => done(mediaTime)));
+        const sought = event('seeked');
+        video.currentTime = middle;
+        await sought;
+        const mediaTime = await frame;
+        const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight).getContext('2d');
+        canvas.drawImage(video, 0, 0);
+        const pixels = canvas.getImageData(0, 0, video.videoWidth, video.videoHeight);
+        return {{ middle, ahead, mediaTime, second: {bits} }};"
+    )
+}
+
+#[test]
+fn the_middle_of_a_large_file_is_fetched_and_is_what_was_sent_there() {
+    let house = House::new(&format!("record_rtmp_streams=true\n{POLICY}"), "");
+    let daemon = house.start(REELD);
+    let flv = Flv::read(&counting()).expect("an FLV file");
+    let length = Duration::from_secs(COUNTED_S.into());
+    let client =
+        publish_at_once(daemon.publish_options("court", "counting"), &flv, length).expect("all is taken");
+    daemon.session("counting");
+    client.unpublish().expect("a good end");
+    let recording = daemon.completed("counting");
+    let size = recording["size"].as_u64().expect("its size");
+    assert!(size > 20_000_000, "{size} bytes");
+
+    let tap = Tap::before(daemon.http());
+    let browser = Browser::open();
+    browser.open_tab(&format!("http://{}/", tap.address));
+    browser.wait("document.querySelector(\"[aria-label='Play counting']\") !== null");
+    browser.click("[aria-label='Play counting']");
+    browser.wait("document.getElementById('player').open");
+    let shown = browser.run(&seek_counted());
+    let file = format!("/api/v1/recordings/{}/", text(&recording, "id"));
+    let calls: Vec<_> = tap.calls().into_iter().filter(|call| call.path.starts_with(&file)).collect();
+    println!("{size} bytes, {shown}, {calls:?}");
+    let at = |key: &str| shown[key].as_f64().unwrap_or_else(|| panic!("{key} in {shown}"));
+    assert!(at("ahead") < at("middle"), "not read ahead: {shown}");
+    assert!((at("mediaTime") - at("middle")).abs() < 0.2, "{shown}");
+    assert_eq!(at("second"), at("mediaTime").floor(), "{shown}");
+    let is_middle = |call: &RangeCall| (size * 2 / 5..size * 3 / 5).contains(&call.from);
+    let middle: Vec<_> = calls.iter().filter(|call| is_middle(call)).collect();
+    assert!(!middle.is_empty() && middle.iter().all(|call| call.status == Some(206)), "{calls:?}");
 }
 
 #[test]
