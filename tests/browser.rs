@@ -1,6 +1,6 @@
 //! The pages as somebody uses them: published from `/publish`, seen, recorded, played, found and deleted on `/`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
 use support::{
     browser::{Browser, Tab},
@@ -228,4 +228,55 @@ fn a_recording_in_mp4_from_its_camera_to_its_deletion() {
 #[test]
 fn a_recording_in_webm_from_its_camera_to_its_deletion() {
     whole_life("VP8");
+}
+
+#[test]
+fn the_publisher_uses_the_ice_servers_that_it_is_told() {
+    // Nobody listens there: media goes the direct way.
+    let servers = "[webrtc]\nstun = \"stun://127.0.0.1:9\"\nturn = [\"turn://me:p%2Cw%3B1@127.0.0.1:9\"]";
+    let house = House::new(POLICY, servers);
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    browser.open_tab(&format!("http://{}/publish?room=court&stream=cam", daemon.http()));
+    browser.wait("document.body.dataset.state === 'preview'");
+    browser.run(
+        "const { setConfiguration } = RTCPeerConnection.prototype;
+        window.told = [];
+        RTCPeerConnection.prototype.setConfiguration = function (configuration) {
+          window.told.push(configuration);
+          return setConfiguration.call(this, configuration);
+        };",
+    );
+    browser.click("#go");
+    browser.wait("document.body.dataset.state === 'live'");
+    let wanted = json!([{ "iceServers": [
+        { "urls": "stun:127.0.0.1:9" },
+        { "urls": "turn:127.0.0.1:9", "username": "me", "credential": "p,w;1" },
+    ] }]);
+    assert_eq!(browser.run("return window.told;"), wanted);
+    // Its candidates are told to the session that it has by then.
+    browser.wait(
+        "performance.getEntriesByType('resource').some((call) => \
+         call.name.includes('/whip-session/') && call.responseStatus === 204)",
+    );
+}
+
+#[test]
+fn a_page_of_another_site_starts_nothing() {
+    let house = House::new(POLICY, "");
+    let daemon = house.start(REELD);
+    let browser = Browser::open();
+    let call = format!("http://{}/api/v1/sources", daemon.http());
+    // As a form would send it: the browser asks nobody first, and shows the page nothing of the answer.
+    let script = format!(
+        "const body = JSON.stringify({{ uri: 'rtsp://127.0.0.1:9/cam' }});
+        const answer = await fetch('{call}', {{ method: 'POST', mode: 'no-cors', body }});
+        return answer.type;"
+    );
+    assert_eq!(browser.run(&script), "opaque", "it was sent, and answered");
+    assert_eq!(daemon.get("/api/v1/sources")["items"], json!([]));
+    // Of the same site it does.
+    browser.open_tab(&format!("http://{}/", daemon.http()));
+    assert_eq!(browser.run(&script.replace("mode: 'no-cors', ", "")), "basic");
+    assert_eq!(daemon.get("/api/v1/sources")["items"].as_array().map(Vec::len), Some(1));
 }

@@ -52,13 +52,14 @@ pub enum Given {
     TwoStreams,
     /// A recording with its poster: `RECORDING_ID`, and `NAME` of its file.
     Finished,
-    /// `SOURCE_ID`.
+    /// `SOURCE_ID` is pulled last, and sends as all others do.
     Source,
 }
 
 pub struct Reader {
-    pub house: House,
+    // Before its folder, where its log is.
     pub daemon: Daemon,
+    pub house: House,
     live: HashMap<&'static str, Live>,
     cameras: [Camera; 2],
     ids: HashMap<&'static str, String>,
@@ -222,9 +223,12 @@ impl Reader {
             Given::Live => self.be_live(STREAM),
             Given::NotRecorded => self.be_not_recorded(STREAM),
             Given::RoomNotRecorded => {
-                self.be_not_recorded(STREAM);
-                if self.live_session(OTHER).is_some() {
-                    self.be_not_recorded(OTHER);
+                self.be_live(STREAM);
+                let sessions = self.daemon.sessions();
+                for session in
+                    sessions.iter().filter(|s| s["roomName"] == ROOM && !s["recordingId"].is_null())
+                {
+                    self.stop_recording(&text(session, "mediaSessionId"));
                 }
             }
             Given::Recorded => self.be_recorded(STREAM),
@@ -247,8 +251,12 @@ impl Reader {
             }
             Given::Source => {
                 ids.clear();
-                let sources = self.daemon.get("/api/v1/sources");
-                self.ids.insert("SOURCE_ID", text(&sources["items"][0], "id"));
+                let newest = wait_for("all that is pulled sends", SOON, || {
+                    let sources = self.daemon.get("/api/v1/sources")["items"].as_array()?.clone();
+                    let is_live = |source: &Value| source["state"] == "live";
+                    sources.iter().all(is_live).then_some(sources)?.pop()
+                });
+                self.ids.insert("SOURCE_ID", text(&newest, "id"));
             }
         }
         for (word, stream) in ids {
@@ -278,9 +286,12 @@ impl Reader {
     fn be_not_recorded(&mut self, stream: &'static str) {
         self.be_live(stream);
         if !self.daemon.session(stream)["recordingId"].is_null() {
-            let id = self.daemon.session_id(stream);
-            self.request("DELETE", &format!("/api/v1/sessions/{id}/recording"), &Value::Null, 200);
+            self.stop_recording(&self.daemon.session_id(stream));
         }
+    }
+
+    fn stop_recording(&self, id: &str) {
+        self.request("DELETE", &format!("/api/v1/sessions/{id}/recording"), &Value::Null, 200);
     }
 
     fn be_recorded(&mut self, stream: &'static str) {

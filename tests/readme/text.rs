@@ -49,8 +49,7 @@ impl Block {
             let (code, comment) = without_comment(first);
             if code.is_empty() {
                 if let Some(last) = commands.last_mut() {
-                    last.comment.push(' ');
-                    last.comment.push_str(comment);
+                    last.comment = format!("{} {comment}", last.comment).trim().to_owned();
                 }
                 continue;
             }
