@@ -167,7 +167,7 @@ fn name_of(path: PathBuf, resource: Resource) -> String {
     }
 }
 
-/// RFC 4337 §2 for MP4, RFC 9559 §27 for Matroska, RFC 3555 §4.2 for MPEG-TS.
+/// RFC 4337 §2: MP4 without pictures is `audio/mp4`. MPEG-TS has no type for sound alone.
 fn content_type(name: &str, has_video: bool) -> &'static str {
     match (Path::new(name).extension().and_then(|e| e.to_str()), has_video) {
         (Some("mp4"), true) => "video/mp4",
