@@ -301,12 +301,16 @@ impl Reader {
             self.request("POST", &path, &json!({}), 201);
         }
         let id = text(&self.daemon.session(stream), "recordingId");
-        let recording = format!("/api/v1/recordings/{id}");
-        if self.daemon.get(&recording)["status"] == "paused" {
+        // The session names it a moment before the catalog does.
+        let status = || {
+            let answer = self.daemon.request("GET", &format!("/api/v1/recordings/{id}"), b"");
+            (answer.status == 200).then(|| text(&answer.json(), "status"))
+        };
+        if wait_for("the catalog has it", SOON, status) == "paused" {
             self.request("POST", &format!("{path}/resume"), &json!({}), 200);
         }
         wait_until("it is being written", SOON, || {
-            self.daemon.get(&recording)["status"] == "recording" && self.recorded_ms(stream) >= Some(LEAST_MS)
+            status().as_deref() == Some("recording") && self.recorded_ms(stream) >= Some(LEAST_MS)
         });
     }
 
