@@ -6,17 +6,17 @@
 use super::{
     Answer, allow,
     openapi::{Operation, Tag, integer},
+    origin,
     problem::{Kind, Problem, quoted},
 };
 use crate::control::{EventMessage, EventWatch, Events, NoWatch, Told, WatchEnd};
 use futures_util::{SinkExt, StreamExt};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
-use url::Url;
 use warp::{
     Filter, Rejection,
     filters::ws::{Message, WebSocket, Ws},
-    http::{HeaderMap, Method, header},
+    http::{HeaderMap, Method},
     reply::Reply,
 };
 
@@ -94,7 +94,8 @@ fn open(
     pace: Pace,
 ) -> Answer {
     allow(method, "GET")?;
-    check_origin(headers)?;
+    // A browser opens WebSockets to any host for any page: only pages of this one may read.
+    origin::check(headers)?;
     let cursor = cursor(pairs)?;
     let upgrade = upgrade.ok_or_else(|| {
         Problem::new(
@@ -142,32 +143,6 @@ impl From<NoWatch> for Problem {
         };
         Problem::new(kind, why.to_string())
     }
-}
-
-/// A browser opens WebSockets to any host for any page and says which: only pages of this host may read. Other clients send
-/// no `Origin`.
-fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let foreign = headers
-        .get_all(header::ORIGIN)
-        .iter()
-        .map(|origin| origin.to_str().unwrap_or("unreadable"))
-        .find(|origin| !is_of_host(origin, host));
-    let Some(origin) = foreign else { return Ok(()) };
-    let detail = format!(
-        "a page of {} may not read the events of {}; a proxy in between has to hand on the Host header",
-        quoted(origin),
-        quoted(host)
-    );
-    Err(Problem::new(Kind::OriginNotAllowed, detail))
-}
-
-fn is_of_host(origin: &str, host: &str) -> bool {
-    let Ok(origin) = Url::parse(origin) else { return false };
-    let Ok(own) = Url::parse(&format!("{}://{host}", origin.scheme())) else { return false };
-    matches!(origin.scheme(), "http" | "https")
-        && origin.host() == own.host()
-        && origin.port_or_known_default() == own.port_or_known_default()
 }
 
 fn cursor(pairs: &[(String, String)]) -> Result<Option<u64>, Problem> {

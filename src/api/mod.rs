@@ -14,6 +14,7 @@ mod media;
 mod openapi;
 mod openvidu;
 mod options;
+mod origin;
 mod problem;
 mod query;
 mod server;
@@ -49,7 +50,9 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     // Boxed: the type of all of them in one is deeper than the compiler goes.
-    let resources = v1::routes(control.clone())
+    let resources = origin::refused()
+        .or(v1::routes(control.clone()))
+        .unify()
         .or(events::routes(events))
         .unify()
         .or(media::routes(control.clone()))
