@@ -1,6 +1,7 @@
 //! The verbs: what both API dialects, the CLI and the policy do to streams and recordings.
 
 mod active;
+mod cpu;
 mod disk;
 mod events;
 mod files;
