@@ -4,7 +4,8 @@
 
 mod sample;
 
-use sample::{Share, Times};
+pub(super) use sample::Share;
+use sample::Times;
 use std::{
     fmt,
     sync::{
