@@ -129,7 +129,9 @@ fn what_the_policy_wants_waits_and_loses_nothing_that_the_hub_has_kept() {
     assert!(daemon.log().contains("it is to be recorded and has to wait"), "{}", daemon.log());
     assert_eq!((&load(&daemon)["waiting"], refused(&daemon, "max_recordings")), (&json!(1), 1));
     // One that goes before there is room for it is told, too.
-    live(&daemon, "gone").stop().expect("a good end");
+    let gone = live(&daemon, "gone");
+    wait_until("two wait", SOON, || load(&daemon)["waiting"] == 2);
+    gone.stop().expect("a good end");
     wait_until("that is told", SOON, || daemon.log().contains("it ended while it waited to be recorded"));
     daemon.wait_frames(&daemon.session_id("second"), 150);
     assert_eq!(daemon.recordings("second").len(), 0);
@@ -139,10 +141,15 @@ fn what_the_policy_wants_waits_and_loses_nothing_that_the_hub_has_kept() {
     assert_eq!(load(&daemon)["waiting"], 0);
     daemon.wait_frames(&daemon.session_id("second"), 300);
     let second = second.stop_counting().expect("a good end");
-    for (name, sent) in [("first", first), ("second", second)] {
+    // What the hub keeps begins with a picture: sound before the first one is not among it.
+    for (name, sent, may_lack) in [("first", first, 0), ("second", second, 1)] {
         let recording = daemon.completed(name);
         let (video, audio) = Probe::read(&file_of(&recording)).counts();
-        assert_eq!((video + audio, &recording["degraded"]), (sent, &json!([])), "{name}");
+        let lacks = sent - (video + audio);
+        assert!(
+            lacks <= may_lack && recording["degraded"] == json!([]),
+            "{name} lacks {lacks}: {recording:#}"
+        );
     }
     assert_eq!(daemon.recordings("gone").len(), 0);
 }
@@ -227,7 +234,8 @@ const OFFER: &str = "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=-\r\
 
 #[test]
 fn no_more_than_max_sessions_are_taken_over_all_ways_in() {
-    let house = House::new(ON_DEMAND, "max_sessions = 2");
+    // Who has announced and sends nothing stays as long as the test takes.
+    let house = House::new(ON_DEMAND, "max_sessions = 2\nhandshake_timeout = \"1m\"");
     let daemon = house.start(REELD);
     let whip = |path: &str| {
         let sdp = ("Content-Type", "application/sdp");
@@ -239,7 +247,7 @@ fn no_more_than_max_sessions_are_taken_over_all_ways_in() {
         let answer = client.announce(&sdp_of(&flv())).expect("an answer");
         (client, answer)
     };
-    let mut first = Client::publish(daemon.publish_options("live", "rtmp")).expect("accepted");
+    let first = live(&daemon, "rtmp");
     let (second, answer) = announce("rtsp");
     assert_eq!((answer.status, &load(&daemon)["refusing"]), (200, &json!(["max_sessions"])));
 
@@ -264,7 +272,7 @@ fn no_more_than_max_sessions_are_taken_over_all_ways_in() {
     assert_eq!(status.code, "NetStream.Publish.BadName");
 
     // The source comes by itself, and then there is room for one more.
-    first.send_command("FCUnpublish", 0, vec![]).expect("sent");
+    first.stop().expect("a good end");
     wait_until("the source is live", 2 * SOON, || daemon.get(&source)["state"] == "live");
     assert_refused(whip("/whip/browser"), "too-many", "max_sessions");
     second.disconnect().expect("gone");

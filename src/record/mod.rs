@@ -140,6 +140,7 @@ impl Recorder {
             storage,
             means,
             max_part_duration: order.max_part_duration,
+            degraded: order.degraded,
         };
         let (policy, templates) = (order.policy.clone(), order.templates.clone());
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
