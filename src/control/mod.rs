@@ -353,6 +353,8 @@ fn freshen(active: &Actives<Running>, recording: &mut Recording) {
         let progress = now.running.progress().recording;
         recording.duration_ms = now.running.media_ms();
         (recording.status, recording.lost) = (progress.status, progress.lost);
+        // The catalog has those of finished parts.
+        recording.degraded = progress.degraded;
     }
 }
 
