@@ -143,9 +143,12 @@ fn status(kind: Kind) -> StatusCode {
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::ShuttingDown | Kind::NotReady | Kind::Busy | Kind::TooManyWatchers => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Kind::ShuttingDown
+        | Kind::NotReady
+        | Kind::Busy
+        | Kind::TooMany
+        | Kind::Overloaded
+        | Kind::TooManyWatchers => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -177,6 +180,8 @@ impl From<ControlError> for Problem {
             ControlError::UnknownFile(_) => Kind::UnknownFile,
             ControlError::StillRunning(_) => Kind::RecordingRunning,
             ControlError::BadCursor => Kind::BadCursor,
+            ControlError::NotAdmitted(why) if why.is_load() => Kind::Overloaded,
+            ControlError::NotAdmitted(_) => Kind::TooMany,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
             ControlError::BadSource(_) => Kind::BadSource,
@@ -230,7 +235,7 @@ where
 mod tests {
     use super::*;
     use crate::{
-        control::{RecordingId, SourceId},
+        control::{NotAdmitted, RecordingId, SourceId},
         media::{MediaSessionId, RoomName},
     };
 
@@ -262,6 +267,8 @@ mod tests {
             (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
+            (ControlError::NotAdmitted(NotAdmitted::Recordings { max: 2 }), 503, 503),
+            (ControlError::NotAdmitted(NotAdmitted::Copy { percent: 99, max: 90 }), 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),
             (ControlError::BadSource("uri".into()), 400, 400),
             (ControlError::SourceNotSupported("rtsps".into()), 400, 400),

@@ -9,7 +9,8 @@ mod ring;
 mod schema;
 
 pub use event::{
-    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, RecordingChange, SessionChange,
+    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, RecordingChange, RecordingRefused,
+    SessionChange,
 };
 pub use ring::Told;
 pub use schema::EventMessage;

@@ -18,6 +18,8 @@ pub(in crate::api) const START: &[Kind] = &[
     Kind::PrerollTooLong,
     Kind::NotPublishing,
     Kind::RecordingOff,
+    Kind::TooMany,
+    Kind::Overloaded,
     Kind::ShuttingDown,
     Kind::Failed,
 ];

@@ -41,6 +41,13 @@ pub enum Event {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         partial: bool,
     },
+    /// The policy wants a stream recorded, and that has to wait.
+    Refused {
+        #[serde(rename = "type")]
+        what: RecordingRefused,
+        session: Box<Session>,
+        reason: String,
+    },
     /// Nobody finds it any more.
     #[schema(rename_all = "camelCase")]
     Deleted {
@@ -121,6 +128,12 @@ pub enum RecordingChange {
     /// A part has got its poster.
     #[serde(rename = "recording.updated")]
     Updated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub enum RecordingRefused {
+    #[serde(rename = "recording.refused")]
+    Refused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
