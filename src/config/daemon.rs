@@ -1,5 +1,6 @@
 //! `reeld.toml`: where the daemon listens, where it keeps things, and its limits.
 
+use super::storage::{self, STORAGE_KEYS, StoreConfig};
 use super::toml_keys::{Known, Settings, count, duration, size, text};
 use super::ways_in::{self, SOURCE_KEYS, SourceConfig, SourceRules, TLS_KEYS, Tls, WEBRTC_KEYS, Webrtc};
 use super::{Loaded, Problem, outcome, quoted, read_file};
@@ -16,7 +17,7 @@ const KNOWN: &Known = &[
     ("tls", TLS_KEYS),
     ("source[]", SOURCE_KEYS),
     ("database", &["url"]),
-    ("storage", &["sync_interval"]),
+    ("storage", STORAGE_KEYS),
     (
         "limits",
         &[
@@ -66,6 +67,8 @@ pub struct DaemonConfig {
     pub allow_sources: SourceRules,
     /// How often what is being written is synced to the disk; zero: after each fragment.
     pub sync_interval: Duration,
+    /// Where finished files go; `None`: they stay here.
+    pub store: Option<StoreConfig>,
 }
 
 /// Port 0 picks a free port.
@@ -212,6 +215,7 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         allow_sources,
         sync_interval: settings
             .get("storage", "sync_interval", SYNC_INTERVAL, |v| duration(v, Duration::ZERO..=10 * MINUTE)),
+        store: storage::store(settings, base, &|name| std::env::var_os(name).is_some()),
     }
 }
 

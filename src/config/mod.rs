@@ -8,6 +8,7 @@ mod name_template;
 mod policy;
 mod properties;
 mod rotation;
+mod storage;
 mod toml_keys;
 mod watch;
 mod ways_in;
@@ -17,6 +18,7 @@ pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
 pub use rotation::{Rotation, RotationAlign, parse_seconds};
+pub use storage::{KeepLocal, Secret, StoreConfig, StoreKind};
 pub use watch::{WatchError, Watcher, watch};
 pub use ways_in::{CREDENTIALS_HINT, HostRule, SourceConfig, SourceRules, Tls, Transport, Webrtc};
 
