@@ -3,6 +3,7 @@
 //! Loading never stops at the first mistake: every [`Problem`] of a file is collected with its line.
 
 mod daemon;
+mod delivery;
 mod formats;
 mod name_template;
 mod policy;
@@ -14,6 +15,7 @@ mod watch;
 mod ways_in;
 
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
+pub use delivery::{DeliveryConfig, WebhookSecret};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
