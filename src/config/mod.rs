@@ -3,10 +3,12 @@
 //! Loading never stops at the first mistake: every [`Problem`] of a file is collected with its line.
 
 mod daemon;
+mod delivery;
 mod formats;
 mod name_template;
 mod policy;
 mod properties;
+mod reach;
 mod rotation;
 mod storage;
 mod toml_keys;
@@ -14,9 +16,11 @@ mod watch;
 mod ways_in;
 
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
+pub use delivery::{DeliveryConfig, WebhookSecret};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
+pub use reach::{AddressKind, DeliveryRefused, DeliveryRules, MAX_DELIVERY_URL};
 pub use rotation::{Rotation, RotationAlign, parse_seconds};
 pub use storage::{KeepLocal, Secret, StoreConfig, StoreKind};
 pub use watch::{WatchError, Watcher, watch};

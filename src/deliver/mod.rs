@@ -2,6 +2,9 @@
 //! the daemon dies: a delivery happens at least once.
 
 mod hook;
+mod outgoing;
+
+pub use outgoing::{Outgoing, OutgoingError, RedirectError, host_of, told};
 
 use crate::library::{
     Delivery, DeliveryKind, DeliveryState, HookResult, Library, LibraryError, OutboxId, RecordingId,

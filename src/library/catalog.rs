@@ -239,7 +239,8 @@ pub(super) async fn insert_part(
 ) -> Result<(), LibraryError> {
     sqlx::query(
         "INSERT INTO part (recording_id, number, file, name, size, sha256, started_at_ms, duration_ms, video, \
-         audio, gaps, hook, lost, degraded, poster, poster_tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         audio, gaps, hook, lost, degraded, poster, poster_tries, remote, remote_at_ms, local) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.to_string())
     .bind(part.number)
@@ -256,7 +257,10 @@ pub(super) async fn insert_part(
     .bind(to_json(&part.lost))
     .bind(to_json(&part.degraded))
     .bind(part.poster.as_deref().map(path_text).transpose()?)
-    .bind(if part.video.is_some() && part.poster.is_none() { posters::TRIES } else { 0 })
+    .bind(if part.video.is_some() && part.poster.is_none() && part.local { posters::TRIES } else { 0 })
+    .bind(&part.remote)
+    .bind(part.remote.as_ref().map(|_| Utc::now().timestamp_millis()))
+    .bind(part.local)
     .execute(tx)
     .await
     .map_err(sql(what))?;
@@ -356,6 +360,8 @@ pub(super) fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
         gaps: from_json::<Vec<Gap>>("gaps", get(row, "gaps")?)?,
         lost: from_json("lost", get(row, "lost")?)?,
         degraded: from_json("degraded", get(row, "degraded")?)?,
+        remote: get(row, "remote")?,
+        local: get(row, "local")?,
     })
 }
 

@@ -16,6 +16,7 @@ mod open;
 mod outbox;
 mod posters;
 mod recover;
+mod remote;
 mod salvage;
 mod storage;
 mod strays;
@@ -33,6 +34,7 @@ pub use objects::{
 pub use outbox::{Delivery, HookJob, OutboxId};
 pub use posters::PosterJob;
 pub use recover::Interrupted;
+pub use remote::{LocalCopy, Remote, RemoteDeletion, UploadFacts};
 pub use salvage::{Inspect, MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
 pub use verify::{KnownPart, ReadOnlyCatalog};

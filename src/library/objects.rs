@@ -170,6 +170,17 @@ pub struct Part {
     /// Why it is less than what was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// Where in the object store it is too: `s3://bucket/prefix/NAME.EXT`.
+    #[serde(default)]
+    pub remote: Option<String>,
+    /// Whether its file is in the records folder; else it is in the store only.
+    #[serde(default = "here")]
+    pub local: bool,
+}
+
+/// What was written before there was a store is here.
+fn here() -> bool {
+    true
 }
 
 /// What is missing from one file.

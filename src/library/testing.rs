@@ -86,5 +86,7 @@ pub fn part(number: u32) -> Part {
         }],
         lost: PartLost { packets: 3, frames: 1 },
         degraded: vec!["no sound".into()],
+        remote: None,
+        local: true,
     }
 }

@@ -414,6 +414,8 @@ fn describe(
         gaps: gaps.to_vec(),
         lost: PartLost::default(),
         degraded: written.degraded.clone(),
+        remote: None,
+        local: true,
     }
 }
 
