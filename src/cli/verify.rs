@@ -185,7 +185,7 @@ fn json(report: &Report) -> String {
 }
 
 fn summary_text(summary: &Summary, all: u64, took: Duration) -> String {
-    let Summary { files, bytes, faulty, interrupted } = *summary;
+    let Summary { files, bytes, remote, faulty, interrupted } = *summary;
     let checked = if interrupted { format!("interrupted: {files} of {all}") } else { files.to_string() };
     let plural = if files == 1 && !interrupted { "" } else { "s" };
     let found = match faulty {
@@ -193,7 +193,12 @@ fn summary_text(summary: &Summary, all: u64, took: Duration) -> String {
         1 => "1 file with faults".into(),
         n => format!("{n} files with faults"),
     };
-    format!("{checked} file{plural} checked, {} in {:.1} s: {found}\n", size(bytes), took.as_secs_f64())
+    let away = match remote {
+        0 => String::new(),
+        1 => "; 1 file is in the object store only".into(),
+        n => format!("; {n} files are in the object store only"),
+    };
+    format!("{checked} file{plural} checked, {} in {:.1} s: {found}{away}\n", size(bytes), took.as_secs_f64())
 }
 
 fn size(bytes: u64) -> String {

@@ -322,10 +322,15 @@ fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, Str
         }
         tracing::warn!(file = name, "entered as its manifest tells, but {differs}");
     }
-    part.poster = Some(poster_of(&file)).filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_file()));
+    part.poster = poster_beside(&file);
     part.file = file;
     part.hook = None;
+    part.local = true;
     Ok(Found { identity: recording, part, recovered, hook: true })
+}
+
+fn poster_beside(file: &Path) -> Option<PathBuf> {
+    Some(poster_of(file)).filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_file()))
 }
 
 fn under_its_name(name: String, found: Found) -> Found {
@@ -333,7 +338,7 @@ fn under_its_name(name: String, found: Found) -> Found {
 }
 
 /// Manifests whose file is still a `.part`: the daemon died between the two renames. Gives those their name. Answers them, and
-/// takes them out of `parts`. Blocks.
+/// takes them out of `parts`; also those whose file is in the store only. Blocks.
 pub(super) fn finish_renames(storage: &Storage, gone: &[String], parts: &mut Vec<String>) -> Vec<Found> {
     let mut found = Vec::new();
     let mut told = 0;
@@ -364,6 +369,14 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     }
     let Manifest { recording, recovered, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;
+    if !part.local && part.remote.is_some() {
+        // It was given up when everything about it was delivered.
+        part.poster = poster_beside(&file);
+        part.name = name.to_owned();
+        part.file = file;
+        part.hook = None;
+        return Ok(Some(Found { identity: recording, part, recovered, hook: false }));
+    }
     let has_it = |at: &String| {
         let path = storage.folder().join(at);
         let has_size = fs::symlink_metadata(&path).is_ok_and(|m| m.len() == part.size);
