@@ -1,0 +1,412 @@
+//! An object store: S3, Google Cloud Storage or Azure Blob Storage, behind what reeld does with it.
+
+use super::guarded::Guarded;
+use crate::{
+    config::{Secret, StoreConfig, StoreKind},
+    deliver::outgoing::{Outgoing, OutgoingError},
+    library::Remote,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    Attribute, AttributeValue, Attributes, BackoffConfig, Error, GetOptions, GetRange, ObjectStore,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, RetryConfig,
+    aws::{AmazonS3Builder, Checksum},
+    azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder,
+    multipart::{MultipartStore, PartId},
+    path::Path,
+    signer::{SignedUrlOptions, Signer},
+};
+use std::{error::Error as _, fmt, io, ops::RangeInclusive, sync::Arc, time::Duration};
+use url::Url;
+
+/// Longest wait for an answer without a body of ours.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Longest wait for a store to put an object of many parts together.
+const COMPLETE: Duration = Duration::from_secs(600);
+/// A slower way to the store is as good as none, bytes a second.
+const SLOWEST: u64 = 64 * 1024;
+/// Whose object it is: `RECORDING/PART`.
+const OWNER: &str = "reeldpart";
+const SHA256: &str = "sha256";
+/// Longest text of an error, characters.
+const MAX_TEXT: usize = 300;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("[storage] cannot be used: {0}")]
+    Config(String),
+    #[error("the object is not in the store")]
+    NotFound,
+    #[error("an object of this name is there")]
+    Exists,
+    #[error("{0} is in another store than [storage] url says now")]
+    Elsewhere(String),
+    #[error("the store did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    #[error("the store: {0}")]
+    Failed(String),
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotFound { .. } => Self::NotFound,
+            Error::AlreadyExists { .. } | Error::Precondition { .. } => Self::Exists,
+            e => Self::Failed(told(&e)),
+        }
+    }
+}
+
+/// What an error comes to, without the URLs of the guard's own errors.
+fn told(error: &Error) -> String {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |e| e.source());
+    let outgoing = causes.filter_map(|e| e.downcast_ref::<OutgoingError>()).next();
+    let text = match (outgoing, error) {
+        (Some(outgoing), _) => outgoing.to_string(),
+        (None, Error::PermissionDenied { .. }) => "it refuses: the credentials may not do this".into(),
+        (None, Error::Unauthenticated { .. }) => "it does not know the credentials".into(),
+        (None, error) => error.to_string(),
+    };
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.chars().take(MAX_TEXT).collect()
+}
+
+/// What the store says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Bytes.
+    pub size: u64,
+    pub etag: Option<String>,
+    /// `RECORDING/PART`, as its upload told.
+    pub owner: Option<String>,
+    /// Of its file, as its upload told.
+    pub sha256: Option<String>,
+}
+
+/// What an object is, told with it.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    pub content_type: &'static str,
+    pub owner: String,
+    pub sha256: Option<String>,
+}
+
+impl About {
+    fn attributes(&self) -> Attributes {
+        let own = |name: &'static str| Attribute::Metadata(name.into());
+        let mut attributes = Attributes::new();
+        attributes.insert(Attribute::ContentType, self.content_type.into());
+        attributes.insert(own(OWNER), AttributeValue::from(self.owner.clone()));
+        if let Some(sha256) = &self.sha256 {
+            attributes.insert(own(SHA256), AttributeValue::from(sha256.clone()));
+        }
+        attributes
+    }
+}
+
+/// `[storage] url`. A cheap clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kind: StoreKind,
+    /// `s3://bucket`.
+    root: String,
+    prefix: String,
+    objects: Arc<dyn ObjectStore>,
+    multipart: Arc<dyn MultipartStore>,
+    signer: Arc<dyn Signer>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("root", &self.inner.root).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Reads credentials from files and the environment where the configuration has none; asks nobody.
+    pub fn new(config: &StoreConfig, outgoing: Outgoing) -> Result<Self, StoreError> {
+        let guard = Guarded(outgoing);
+        let (objects, multipart, signer) = match config.kind {
+            StoreKind::S3 => of(s3(config, guard)?),
+            StoreKind::Gs => of(gs(config, guard)?),
+            StoreKind::Az => of(az(config, guard)?),
+        };
+        let root = format!("{}://{}", config.kind.scheme(), config.bucket);
+        let (kind, prefix) = (config.kind, config.prefix.clone());
+        Ok(Self { inner: Arc::new(Inner { kind, root, prefix, objects, multipart, signer }) })
+    }
+
+    /// Where a file of this name goes: below the prefix, whatever the name.
+    pub(super) fn place_of(&self, name: &str) -> Path {
+        let in_prefix = match self.inner.prefix.as_str() {
+            "" => name.to_owned(),
+            prefix => format!("{prefix}/{name}"),
+        };
+        let is_plain = !name.contains('/');
+        // What is no name there as it is, is written with percent signs.
+        Path::parse(&in_prefix).ok().filter(|_| is_plain).unwrap_or_else(|| {
+            let prefix = Path::from(self.inner.prefix.as_str());
+            prefix.join(name)
+        })
+    }
+
+    pub(super) fn url_of(&self, place: &Path) -> String {
+        format!("{}/{place}", self.inner.root)
+    }
+
+    pub(super) fn at(&self, url: &str) -> Result<Path, StoreError> {
+        let place = url.strip_prefix(&self.inner.root).and_then(|rest| rest.strip_prefix('/'));
+        let place = place.and_then(|place| Path::parse(place).ok());
+        place.ok_or_else(|| StoreError::Elsewhere(url.to_owned()))
+    }
+
+    /// Whether objects of many parts tell whose they are: Azure's client cannot say it of those.
+    pub(super) fn names_owners(&self) -> bool {
+        self.inner.kind != StoreKind::Az
+    }
+
+    /// `None`: there is no such object.
+    pub(super) async fn head(&self, place: &Path) -> Result<Option<Found>, StoreError> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let found = match within(ANSWER, self.inner.objects.get_opts(place, options)).await {
+            Err(StoreError::NotFound) => return Ok(None),
+            found => found?,
+        };
+        let own = |name: &'static str| {
+            let value = found.attributes.get(&Attribute::Metadata(name.into()));
+            value.map(|value| value.as_ref().to_owned())
+        };
+        let (owner, sha256) = (own(OWNER), own(SHA256));
+        Ok(Some(Found { size: found.meta.size, etag: found.meta.e_tag, owner, sha256 }))
+    }
+
+    /// [`Exists`](StoreError::Exists) where an object has the name; `over` takes its place.
+    pub(super) async fn put(
+        &self,
+        place: &Path,
+        bytes: Bytes,
+        about: &About,
+        over: bool,
+    ) -> Result<(), StoreError> {
+        let limit = time_for(bytes.len() as u64);
+        let mode = if over { PutMode::Overwrite } else { PutMode::Create };
+        let options = |mode| PutOptions { mode, attributes: about.attributes(), ..PutOptions::default() };
+        let payload = PutPayload::from_bytes(bytes);
+        let put = self.inner.objects.put_opts(place, payload.clone(), options(mode));
+        match tokio::time::timeout(limit, put).await {
+            Ok(Ok(_)) => Ok(()),
+            // One that knows no conditions: it is looked whether the name is free, right before.
+            Ok(Err(Error::NotImplemented { .. } | Error::NotSupported { .. })) if !over => {
+                if self.head(place).await?.is_some() {
+                    return Err(StoreError::Exists);
+                }
+                let put = self.inner.objects.put_opts(place, payload, options(PutMode::Overwrite));
+                within(limit, put).await.map(drop)
+            }
+            Ok(Err(e)) => Err(e.into()),
+            Err(_) => Err(StoreError::TimedOut(limit)),
+        }
+    }
+
+    pub(super) async fn begin_parts(&self, place: &Path, about: &About) -> Result<String, StoreError> {
+        let multipart = &self.inner.multipart;
+        if !self.names_owners() {
+            return within(ANSWER, multipart.create_multipart(place)).await;
+        }
+        let attributes = about.attributes();
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+        within(ANSWER, multipart.create_multipart_opts(place, options)).await
+    }
+
+    /// `index` counts from 0. The answer is what [`end_parts`](Self::end_parts) wants. Hashes the bytes: not for an async thread.
+    pub(super) async fn put_part(
+        &self,
+        place: &Path,
+        upload: &String,
+        index: usize,
+        bytes: Bytes,
+    ) -> Result<String, StoreError> {
+        let limit = time_for(bytes.len() as u64);
+        let put = self.inner.multipart.put_part(place, upload, index, PutPayload::from_bytes(bytes));
+        Ok(within(limit, put).await?.content_id)
+    }
+
+    pub(super) async fn end_parts(
+        &self,
+        place: &Path,
+        upload: &String,
+        parts: Vec<String>,
+    ) -> Result<(), StoreError> {
+        let parts = parts.into_iter().map(|content_id| PartId { content_id }).collect();
+        within(COMPLETE, self.inner.multipart.complete_multipart(place, upload, parts)).await.map(drop)
+    }
+
+    /// One that is not there is no error.
+    pub(super) async fn abort_parts(&self, place: &Path, upload: &String) -> Result<(), StoreError> {
+        match within(ANSWER, self.inner.multipart.abort_multipart(place, upload)).await {
+            Err(StoreError::NotFound) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// One that is not there is no error.
+    pub(super) async fn delete(&self, place: &Path) -> Result<(), StoreError> {
+        match within(ANSWER, self.inner.objects.delete(place)).await {
+            Err(StoreError::NotFound) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A whole object of at most `limit` bytes; `None`: there is none.
+    pub(super) async fn get_small(&self, place: &Path, limit: u64) -> Result<Option<Bytes>, StoreError> {
+        let found = match within(ANSWER, self.inner.objects.get(place)).await {
+            Err(StoreError::NotFound) => return Ok(None),
+            found => found?,
+        };
+        if found.meta.size > limit {
+            return Err(StoreError::Failed(format!("{place} has {} bytes", found.meta.size)));
+        }
+        within(ANSWER, found.bytes()).await.map(Some)
+    }
+
+    /// Whether `object` is there as it was uploaded: its size, and its SHA-256 or the store's own word for its content.
+    pub async fn has(&self, object: &Remote, size: u64, sha256: &str) -> Result<bool, StoreError> {
+        let found = self.head(&self.at(&object.url)?).await?;
+        Ok(found.is_some_and(|found| is_same(&found, object.etag.as_deref(), size, sha256)))
+    }
+
+    /// A URL that gives the object to whoever has it, for `valid`. `None`: this store cannot sign, or not as it is asked.
+    pub async fn presigned(
+        &self,
+        url: &str,
+        valid: Duration,
+        disposition: Option<&str>,
+    ) -> Result<Option<Url>, StoreError> {
+        let place = self.at(url)?;
+        let mut options = SignedUrlOptions::default();
+        match (self.inner.kind, disposition) {
+            (StoreKind::Az, Some(_)) => return Ok(None),
+            (_, Some(value)) => options = options.with_query([("response-content-disposition", value)]),
+            (_, None) => {}
+        }
+        let signed = self.inner.signer.signed_url_opts(reqwest::Method::GET, &place, valid, &options);
+        match within(ANSWER, signed).await {
+            Ok(url) => Ok(Some(url)),
+            Err(error) => {
+                tracing::debug!(%error, "the store signs no URL; the daemon reads for its clients");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The bytes of a range of an object, as they come.
+    pub async fn read(
+        &self,
+        url: &str,
+        range: RangeInclusive<u64>,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, StoreError> {
+        let place = self.at(url)?;
+        let range = Some(GetRange::Bounded(*range.start()..range.end().saturating_add(1)));
+        let options = GetOptions { range, ..GetOptions::default() };
+        let found = within(ANSWER, self.inner.objects.get_opts(&place, options)).await?;
+        Ok(found.into_stream().map_err(|e| io::Error::other(StoreError::from(e))).boxed())
+    }
+}
+
+/// Whether what the store has is a part's file.
+pub(super) fn is_same(found: &Found, etag: Option<&str>, size: u64, sha256: &str) -> bool {
+    let by_hash = found.sha256.as_deref().map(|theirs| theirs == sha256);
+    let by_etag = etag.is_some() && found.etag.as_deref() == etag;
+    found.size == size && by_hash.unwrap_or(by_etag)
+}
+
+fn time_for(bytes: u64) -> Duration {
+    ANSWER + Duration::from_secs(bytes / SLOWEST)
+}
+
+async fn within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, Error>>,
+) -> Result<T, StoreError> {
+    let answered = tokio::time::timeout(limit, asked).await.map_err(|_| StoreError::TimedOut(limit))?;
+    Ok(answered?)
+}
+
+type Clients = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn Signer>);
+
+fn of(client: impl ObjectStore + MultipartStore + Signer) -> Clients {
+    let client = Arc::new(client);
+    (client.clone(), client.clone(), client)
+}
+
+/// One short try more; the outbox has patience.
+fn retry() -> RetryConfig {
+    let backoff = BackoffConfig {
+        init_backoff: Duration::from_millis(200),
+        max_backoff: Duration::from_secs(2),
+        base: 2.0,
+    };
+    RetryConfig { backoff, max_retries: 1, retry_timeout: Duration::from_secs(10) }
+}
+
+fn unusable(error: Error) -> StoreError {
+    StoreError::Config(told(&error))
+}
+
+fn s3(config: &StoreConfig, guard: Guarded) -> Result<object_store::aws::AmazonS3, StoreError> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(&config.bucket)
+        .with_allow_http(config.allow_http)
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_retry(retry())
+        .with_http_connector(guard);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
+    }
+    if let Some(region) = &config.region {
+        builder = builder.with_region(region);
+    }
+    if let Some((id, secret)) = keys(config) {
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret.reveal());
+    }
+    builder.build().map_err(unusable)
+}
+
+fn gs(config: &StoreConfig, guard: Guarded) -> Result<object_store::gcp::GoogleCloudStorage, StoreError> {
+    let mut builder = GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(&config.bucket)
+        .with_retry(retry())
+        .with_http_connector(guard);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_base_url(endpoint.as_str().trim_end_matches('/'));
+    }
+    if let Some(file) = &config.credentials_file {
+        builder = builder.with_service_account_path(file.to_string_lossy());
+    }
+    builder.build().map_err(unusable)
+}
+
+fn az(config: &StoreConfig, guard: Guarded) -> Result<object_store::azure::MicrosoftAzure, StoreError> {
+    let mut builder = MicrosoftAzureBuilder::from_env()
+        .with_container_name(&config.bucket)
+        .with_allow_http(config.allow_http)
+        .with_retry(retry())
+        .with_http_connector(guard);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/').to_owned());
+    }
+    if let Some((account, key)) = keys(config) {
+        builder = builder.with_account(account).with_access_key(key.reveal());
+    }
+    builder.build().map_err(unusable)
+}
+
+fn keys(config: &StoreConfig) -> Option<(&String, &Secret)> {
+    config.access_key_id.as_ref().zip(config.secret_access_key.as_ref())
+}
