@@ -3,6 +3,7 @@
 
 mod hook;
 mod outgoing;
+mod sign;
 
 pub use outgoing::{Outgoing, OutgoingError, RedirectError, host_of, told};
 
