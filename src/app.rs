@@ -8,11 +8,11 @@ mod ways_in;
 use crate::{
     config::{self, DaemonConfig, Problem},
     control::{Addresses, Control, Event, Events, Facts},
-    deliver::{Deliveries, HookSettings},
+    deliver::{self, Deliveries, HookSettings},
     gst,
     hub::{Hub, PrerollRule, Publishing, QueueRule},
     ingest::tls::TlsError,
-    library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
+    library::{HandOn, Library, LibraryError, Storage, StorageError},
     record::{self, PosterWaker, Posters, Recorder, make_whole},
 };
 use std::{
@@ -110,17 +110,12 @@ impl App {
 
         let storage = Storage::open(&config.paths.records)?;
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
-        let hook = first.policy.hook_in(&config.paths.hooks);
-        let hook = hook.map(|script| HookJob { script, status: Status::Completed });
+        let hand_on = HandOn { hook: first.policy.hook_in(&config.paths.hooks), ..hand_on_of(&config) };
         let interrupted = library.interrupted().await?;
-        let hooks = HookSettings {
-            timeout: config.limits.hook_timeout,
-            concurrency: config.limits.hook_concurrency,
-            ..HookSettings::new(config.paths.records.clone())
-        };
         let events = Events::default();
         let told = events.clone();
-        let deliveries = Deliveries::start(library.clone(), hooks, move |d| told.tell(&Event::from(d)));
+        let deliveries =
+            Deliveries::start(library.clone(), settings_of(&config), move |d| told.tell(&Event::from(d)));
         let finished = PosterWaker::default();
         let wake = || {
             let (deliveries, posters) = (deliveries.waker(), finished.clone());
@@ -129,7 +124,7 @@ impl App {
                 posters.wake();
             }
         };
-        let mut recovery = Recovery::start(library.clone(), interrupted, hook, make_whole, wake());
+        let mut recovery = Recovery::start(library.clone(), interrupted, hand_on, make_whole, wake());
         if !recovery.wait(recovery::LIMIT).await {
             tracing::warn!("what the last daemon left is still being made whole; starting meanwhile");
         }
@@ -256,6 +251,24 @@ fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Fac
         limits: facts::limits(config),
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
+        hand_on: hand_on_of(config),
+    }
+}
+
+/// What is to be done with the files of every recording, but for the hook, which the policy tells.
+fn hand_on_of(_config: &DaemonConfig) -> HandOn {
+    HandOn::default()
+}
+
+fn settings_of(config: &DaemonConfig) -> deliver::Settings {
+    let folder = config.paths.records.clone();
+    deliver::Settings {
+        hooks: HookSettings {
+            timeout: config.limits.hook_timeout,
+            concurrency: config.limits.hook_concurrency,
+            ..HookSettings::new(folder.clone())
+        },
+        ..deliver::Settings::new(folder)
     }
 }
 

@@ -231,7 +231,7 @@ impl StartBody {
         }
         let rotation = options::rotation("rotation", self.rotation)?;
         let preroll = options::preroll("preroll", self.preroll)?;
-        Ok(StartOptions { file_template: self.file_template, rotation, preroll })
+        Ok(StartOptions { file_template: self.file_template, rotation, preroll, ..StartOptions::default() })
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
     config::Rotation,
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
-    library::{Library, LibraryError},
+    library::{HandOn, Library, LibraryError},
     media::{MediaSessionId, RoomName, Track},
     record::{Recorder, Running},
 };
@@ -116,6 +116,10 @@ pub struct StartOptions {
     pub rotation: Option<Rotation>,
     /// In place of `record_preroll`.
     pub preroll: Option<Duration>,
+    /// URLs that are told of it, beside those of the configuration.
+    pub webhooks: Vec<String>,
+    /// URLs that its files are put to (HTTP PUT), beside the storage of the configuration.
+    pub uploads: Vec<String>,
 }
 
 /// What a start does about a recording that is under way.
@@ -134,6 +138,8 @@ pub struct Facts {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where a relative hook script is looked for.
     pub hooks: PathBuf,
+    /// What the configuration says is to be done with the files of every recording, but for the hook of the policy.
+    pub hand_on: HandOn,
 }
 
 /// A cheap handle; all clones are the same.
