@@ -1,7 +1,7 @@
 //! The files of a recording, for those who fetch them; and their deletion.
 
 use super::{Control, ControlError};
-use crate::library::{LibraryError, PartFiles, RecordingId, Storage};
+use crate::library::{LibraryError, PartFiles, RecordingId, Storage, content_type};
 use std::{
     fs::File,
     io,
@@ -163,16 +163,6 @@ fn name_of(path: PathBuf, resource: Resource) -> String {
         Resource::File => name.to_owned(),
         Resource::Manifest => format!("{name}.json"),
         Resource::Poster => format!("{name}.jpg"),
-    }
-}
-
-fn content_type(name: &str) -> &'static str {
-    match Path::new(name).extension().and_then(|e| e.to_str()) {
-        Some("mp4") => "video/mp4",
-        Some("webm") => "video/webm",
-        Some("mkv") => "video/x-matroska",
-        Some("ts") => "video/mp2t",
-        _ => "application/octet-stream",
     }
 }
 

@@ -11,7 +11,7 @@ mod worker;
 
 pub use outgoing::{Outgoing, OutgoingError, RedirectError, host_of, told};
 pub use schedule::RetrySchedule;
-pub use upload::UploadSettings;
+pub use upload::{Keeper, KeeperWaker, Store, StoreError, UploadSettings};
 pub use webhook::WebhookSettings;
 
 use crate::library::{DeliveryKind, DeliveryState, Library, RecordingId};

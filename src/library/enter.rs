@@ -330,12 +330,8 @@ fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, Str
     part.poster = poster_beside(&file);
     part.file = file;
     part.hook = None;
-<<<<<<< HEAD
     part.local = true;
-    Ok(Found { identity: recording, part, recovered, hook: true })
-=======
     Ok(Found { identity: recording, part, recovered, hand_on: true })
->>>>>>> i6-outbox
 }
 
 fn poster_beside(file: &Path) -> Option<PathBuf> {
@@ -384,7 +380,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
         part.name = name.to_owned();
         part.file = file;
         part.hook = None;
-        return Ok(Some(Found { identity: recording, part, recovered, hook: false }));
+        return Ok(Some(Found { identity: recording, part, recovered, hand_on: false }));
     }
     let has_it = |at: &String| {
         let path = storage.folder().join(at);

@@ -32,6 +32,17 @@ pub enum PartFiles {
     Missing,
 }
 
+/// By a file's name.
+pub fn content_type(name: &str) -> &'static str {
+    match Path::new(name).extension().and_then(|e| e.to_str()) {
+        Some("mp4") => "video/mp4",
+        Some("webm") => "video/webm",
+        Some("mkv") => "video/x-matroska",
+        Some("ts") => "video/mp2t",
+        _ => "application/octet-stream",
+    }
+}
+
 /// The path of the poster of `file`: `NAME.EXT.jpg` in the same folder.
 pub fn poster_of(file: &Path) -> PathBuf {
     with_suffix(file, ".jpg")

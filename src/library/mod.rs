@@ -24,7 +24,7 @@ mod strays;
 pub(crate) mod testing;
 mod verify;
 
-pub use files::{PartFiles, poster_of};
+pub use files::{PartFiles, content_type, poster_of};
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
 pub use objects::{

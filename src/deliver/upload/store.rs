@@ -330,10 +330,7 @@ fn time_for(bytes: u64) -> Duration {
     ANSWER + Duration::from_secs(bytes / SLOWEST)
 }
 
-async fn within<T>(
-    limit: Duration,
-    asked: impl Future<Output = Result<T, Error>>,
-) -> Result<T, StoreError> {
+async fn within<T>(limit: Duration, asked: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
     let answered = tokio::time::timeout(limit, asked).await.map_err(|_| StoreError::TimedOut(limit))?;
     Ok(answered?)
 }
