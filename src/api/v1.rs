@@ -219,19 +219,20 @@ struct StartBody {
     file_template: Option<String>,
     rotation: Option<Amount>,
     preroll: Option<Amount>,
-    upload_url: Option<serde_json::Value>,
+    upload_url: Option<String>,
     webhook_url: Option<serde_json::Value>,
 }
 
 impl StartBody {
     fn into_options(self) -> Result<StartOptions, Problem> {
-        let later = [("uploadUrl", &self.upload_url), ("webhookUrl", &self.webhook_url)];
-        if let Some((field, _)) = later.into_iter().find(|(_, value)| value.is_some()) {
-            return Err(Problem::not_supported(field));
+        if self.webhook_url.is_some() {
+            return Err(Problem::not_supported("webhookUrl"));
         }
         let rotation = options::rotation("rotation", self.rotation)?;
         let preroll = options::preroll("preroll", self.preroll)?;
-        Ok(StartOptions { file_template: self.file_template, rotation, preroll, ..StartOptions::default() })
+        let uploads = self.upload_url.into_iter().collect();
+        let file_template = self.file_template;
+        Ok(StartOptions { file_template, rotation, preroll, uploads, ..StartOptions::default() })
     }
 }
 
@@ -259,11 +260,11 @@ mod tests {
         let both =
             StartOptions { rotation: Some(minute), preroll: Some(Duration::from_secs(10)), ..nothing() };
         assert_eq!(options(r#"{"rotation": 60, "preroll": "10s"}"#), Ok(both));
-        for field in ["uploadUrl", "webhookUrl"] {
-            let (kind, detail) = options(&format!("{{\"{field}\": 10}}")).expect_err("not supported");
-            assert_eq!(kind, Kind::NotSupported);
-            assert!(detail.contains(&format!("`{field}`")), "{detail}");
-        }
+        let upload = StartOptions { uploads: vec!["https://h/x?key=1".into()], ..nothing() };
+        assert_eq!(options(r#"{"uploadUrl": "https://h/x?key=1"}"#), Ok(upload));
+        let (kind, detail) = options(r#"{"webhookUrl": 10}"#).expect_err("not supported");
+        assert_eq!(kind, Kind::NotSupported);
+        assert!(detail.contains("`webhookUrl`"), "{detail}");
         for (body, kind, said) in [
             (r#"{"rotation": "10X"}"#, Kind::BadOption, "rotation: \"10X\" is not a rotation; write"),
             (r#"{"preroll": -1}"#, Kind::BadOption, "preroll: \"-1\" is not a time that works here; write"),

@@ -21,14 +21,15 @@ pub use events::{
     Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch,
     RecordingChange, SessionChange, Told, WatchEnd,
 };
-pub use files::{Media, Resource, read_aside};
+pub use files::{Content, Media, RemoteFile, Resource, read_aside};
 pub use objects::*;
 pub use rooms::{RoomFailure, RoomOutcome, RoomRecording};
 pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
-    config::Rotation,
+    config::{DeliveryRules, Rotation},
+    deliver::{KeeperWaker, Store},
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{HandOn, Library, LibraryError},
@@ -73,6 +74,8 @@ pub enum ControlError {
     RecordingOff,
     #[error("fileTemplate: {0}")]
     Template(String),
+    #[error("{field}: {why}")]
+    Target { field: &'static str, why: String },
     #[error("room {0} has no live stream; `GET /api/v1/sessions` lists those of all rooms")]
     UnknownRoom(RoomName),
     #[error("room {0} is being recorded already; stop that first")]
@@ -140,6 +143,12 @@ pub struct Facts {
     pub hooks: PathBuf,
     /// What the configuration says is to be done with the files of every recording, but for the hook of the policy.
     pub hand_on: HandOn,
+    /// Which hosts its files and news may go to.
+    pub allow_delivery: DeliveryRules,
+    /// Where files are that are not here any more.
+    pub store: Option<Store>,
+    /// Told when something is to go from there.
+    pub keeper: KeeperWaker,
 }
 
 /// A cheap handle; all clones are the same.

@@ -25,6 +25,12 @@ pub enum PartFiles {
         /// Lower-case hex of the whole file.
         sha256: String,
         has_poster: bool,
+        /// The object in the store that is its copy.
+        remote: Option<String>,
+        /// Whether its file is here.
+        local: bool,
+        /// Media time.
+        duration_ms: u64,
     },
     /// Absolute path of its `.part`, which grows, and gets another name at its end.
     Writing(PathBuf),
@@ -59,7 +65,7 @@ impl Library {
     pub async fn part_files(&self, id: &RecordingId, number: u32) -> Result<Option<PartFiles>, LibraryError> {
         const WHAT: &str = "read where a part is";
         let row = sqlx::query(
-            "SELECT p.file, p.size, p.sha256, p.poster, w.file AS part_file FROM recording r \
+            "SELECT p.file, p.size, p.sha256, p.poster, p.remote, p.local, p.duration_ms, w.file AS part_file FROM recording r \
              LEFT JOIN part p ON p.recording_id = r.id AND p.number = ?2 \
              LEFT JOIN writing w ON w.recording_id = r.id AND w.number = ?2 WHERE r.id = ?1",
         )
@@ -72,7 +78,10 @@ impl Library {
         if let Some(file) = get::<Option<String>>(&row, "file")? {
             let has_poster = get::<Option<String>>(&row, "poster")?.is_some();
             let (size, sha256) = (count_of(&row, "size")?, get(&row, "sha256")?);
-            return Ok(Some(PartFiles::Finished { file: file.into(), size, sha256, has_poster }));
+            let (remote, local) = (get(&row, "remote")?, get(&row, "local")?);
+            let (file, duration_ms) = (file.into(), count_of(&row, "duration_ms")?);
+            let finished = PartFiles::Finished { file, size, sha256, has_poster, remote, local, duration_ms };
+            return Ok(Some(finished));
         }
         let part: Option<String> = get(&row, "part_file")?;
         Ok(Some(part.map_or(PartFiles::Missing, |file| PartFiles::Writing(file.into()))))

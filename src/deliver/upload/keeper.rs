@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     config::KeepLocal,
-    library::{Library, LibraryError, LocalCopy, Manifest, RemoteDeletion},
+    library::{Library, LibraryError, LocalCopy, Manifest, RecordingId, RemoteDeletion},
 };
 use chrono::{TimeDelta, Utc};
 use object_store::path::Path;
@@ -29,10 +29,7 @@ enum KeeperError {
 
 /// The running task. Dropping it ends it; what it had begun is done by the next one.
 #[derive(Debug)]
-pub struct Keeper {
-    wake: KeeperWaker,
-    task: JoinHandle<()>,
-}
+pub struct Keeper(JoinHandle<()>);
 
 /// Wakes it after a delivery, or a deletion. A cheap clone.
 #[derive(Clone, Debug, Default)]
@@ -51,20 +48,16 @@ impl Keeper {
         store: Store,
         keep_local: KeepLocal,
         wake: KeeperWaker,
-        told: impl Fn(&LocalCopy) + Send + Sync + 'static,
+        told: impl Fn(RecordingId, u32) + Send + Sync + 'static,
     ) -> Self {
         let work = Work { library, store, keep_local, told: Box::new(told) };
-        Self { wake: wake.clone(), task: tokio::spawn(work.run(wake)) }
-    }
-
-    pub fn waker(&self) -> KeeperWaker {
-        self.wake.clone()
+        Self(tokio::spawn(work.run(wake)))
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -72,7 +65,7 @@ struct Work {
     library: Library,
     store: Store,
     keep_local: KeepLocal,
-    told: Box<dyn Fn(&LocalCopy) + Send + Sync>,
+    told: Box<dyn Fn(RecordingId, u32) + Send + Sync>,
 }
 
 impl Work {
@@ -138,7 +131,7 @@ impl Work {
         match self.library.free_local(copy).await {
             Ok(true) => {
                 tracing::info!(%recording, part, object, "delivered; its local file is deleted");
-                (self.told)(copy);
+                (self.told)(recording, part);
             }
             Ok(false) => {}
             // One that cannot go keeps no other here.

@@ -157,13 +157,18 @@ impl Upload<'_> {
         let known = facts.remote.as_ref().map(|remote| remote.url.as_str());
         let known = known.or(Some(progress.object.as_str()).filter(|url| !url.is_empty()));
         // What was begun in another store begins again in this one.
-        let place = match known.and_then(|url| self.store.at(url).ok()) {
+        let mut place = match known.and_then(|url| self.store.at(url).ok()) {
             Some(place) => place,
             None => self.free_place().await?,
         };
-        if let Some(found) = self.store.head(&place).await?.filter(|f| is_same(f, etag, size, sha256)) {
-            return Ok((place, found));
-        }
+        let over = match self.store.head(&place).await? {
+            Some(found) if is_same(&found, etag, size, sha256) => return Ok((place, found)),
+            Some(found) if !self.is_own(&found) => {
+                place = self.free_place().await?;
+                false
+            }
+            found => found.is_some(),
+        };
         let object = self.store.url_of(&place);
         let (storage, file) = (self.library.storage().clone(), self.of.file.clone());
         let reader = tokio::task::spawn_blocking(move || Reader::open(&storage, &file, size)).await;
@@ -177,7 +182,7 @@ impl Upload<'_> {
         progress.part_bytes = progress.part_bytes.max(PART_BYTES);
         if size > PART_BYTES {
             multipart::put_in_parts(self.store, &place, &about, reader, sha256, entry, &mut progress).await?;
-        } else if !multipart::put_whole(self.store, &place, &about, reader, sha256).await? {
+        } else if !multipart::put_whole(self.store, &place, &about, reader, sha256, over).await? {
             entry.keep(&Progress::default()).await?;
             return Err(Trouble::Retry("another object has got the name meanwhile".into()));
         }

@@ -63,19 +63,20 @@ pub(super) fn part_bytes(size: u64) -> u64 {
     aimed.max(needed).next_multiple_of(MIB)
 }
 
-/// A file that is one object at once. False: the name was taken meanwhile.
+/// A file that is one object at once, `over` an older one of its own. False: the name was taken meanwhile.
 pub(super) async fn put_whole(
     store: &Store,
     place: &Path,
     about: &About,
     mut reader: Reader,
     sha256: &str,
+    over: bool,
 ) -> Result<bool, Trouble> {
     let size = reader.left();
     let (bytes, reader) = beside(move || (reader.next(size), reader)).await?;
     let bytes = bytes?;
     reader.check(sha256)?;
-    match store.put(place, bytes, about, false).await {
+    match store.put(place, bytes, about, over).await {
         Err(StoreError::Exists) => Ok(false),
         other => Ok(other.map(|()| true)?),
     }

@@ -7,7 +7,10 @@ use crate::{
     library::Remote,
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use object_store::{
     Attribute, AttributeValue, Attributes, BackoffConfig, Error, GetOptions, GetRange, ObjectStore,
     ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, RetryConfig,
@@ -18,7 +21,7 @@ use object_store::{
     path::Path,
     signer::{SignedUrlOptions, Signer},
 };
-use std::{error::Error as _, fmt, io, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{fmt, io, ops::RangeInclusive, sync::Arc, time::Duration};
 use url::Url;
 
 /// Longest wait for an answer without a body of ours.
@@ -61,9 +64,7 @@ impl From<Error> for StoreError {
 
 /// What an error comes to, without the URLs of the guard's own errors.
 fn told(error: &Error) -> String {
-    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |e| e.source());
-    let outgoing = causes.filter_map(|e| e.downcast_ref::<OutgoingError>()).next();
-    let text = match (outgoing, error) {
+    let text = match (outgoing_cause(error), error) {
         (Some(outgoing), _) => outgoing.to_string(),
         (None, Error::PermissionDenied { .. }) => "it refuses: the credentials may not do this".into(),
         (None, Error::Unauthenticated { .. }) => "it does not know the credentials".into(),
@@ -71,6 +72,16 @@ fn told(error: &Error) -> String {
     };
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.chars().take(MAX_TEXT).collect()
+}
+
+fn outgoing_cause(error: &Error) -> Option<&OutgoingError> {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    loop {
+        match cause.downcast_ref() {
+            Some(outgoing) => return Some(outgoing),
+            None => cause = cause.source()?,
+        }
+    }
 }
 
 /// What the store says of an object.
@@ -315,7 +326,16 @@ impl Store {
         let range = Some(GetRange::Bounded(*range.start()..range.end().saturating_add(1)));
         let options = GetOptions { range, ..GetOptions::default() };
         let found = within(ANSWER, self.inner.objects.get_opts(&place, options)).await?;
-        Ok(found.into_stream().map_err(|e| io::Error::other(StoreError::from(e))).boxed())
+        // A store that stands still ends it.
+        let next = |mut bytes: BoxStream<'static, object_store::Result<Bytes>>| async {
+            let piece = match tokio::time::timeout(ANSWER, bytes.next()).await {
+                Ok(piece) => piece?.map_err(|e| io::Error::other(StoreError::from(e))),
+                Err(_) => Err(io::Error::other(StoreError::TimedOut(ANSWER))),
+            };
+            let rest = if piece.is_ok() { bytes } else { stream::empty().boxed() };
+            Some((piece, rest))
+        };
+        Ok(stream::unfold(found.into_stream(), next).boxed())
     }
 }
 
