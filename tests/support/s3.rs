@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -57,7 +57,8 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     /// Parts of multipart uploads that are taken before the rest of them is stalled.
     parts_left: AtomicUsize,
-    bytes: AtomicU64,
+    /// Parts that wait to be taken.
+    parts_waiting: AtomicUsize,
 }
 
 /// The server and its folder, which goes with it.
@@ -85,7 +86,7 @@ impl S3 {
             mood: Mutex::new(Mood::Serves),
             seen: Mutex::default(),
             parts_left: AtomicUsize::new(usize::MAX),
-            bytes: AtomicU64::new(0),
+            parts_waiting: AtomicUsize::new(0),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -134,6 +135,11 @@ impl S3 {
     /// Takes so many more parts of multipart uploads; those after them are not answered.
     pub fn take_parts(&self, parts: usize) {
         self.state.parts_left.store(parts, Ordering::SeqCst);
+    }
+
+    /// Parts that have come and are not taken yet: what was taken before them is known to who sends them.
+    pub fn parts_waiting(&self) -> usize {
+        self.state.parts_waiting.load(Ordering::SeqCst)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -235,11 +241,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let target = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
     let is_part = method == "PUT" && target.contains("partNumber=");
     let response = match may_pass(&state, is_part).await {
-        true => {
-            let length = request.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse().ok());
-            state.bytes.fetch_add(length.unwrap_or(0), Ordering::SeqCst);
-            state.service.call(request.map(Body::from)).await.unwrap_or_else(|_| broken())
-        }
+        true => state.service.call(request.map(Body::from)).await.unwrap_or_else(|_| broken()),
         false => broken(),
     };
     let seen = Seen { method, target, status: response.status().as_u16() };
@@ -250,6 +252,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
 /// Waits as long as the server stalls; false when it fails.
 async fn may_pass(state: &State, is_part: bool) -> bool {
     let mut waited = Duration::ZERO;
+    let _waiting = is_part.then(|| Waiting::new(&state.parts_waiting));
     loop {
         let mood = *state.mood.lock().unwrap_or_else(PoisonError::into_inner);
         let take = || state.parts_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
@@ -262,6 +265,22 @@ async fn may_pass(state: &State, is_part: bool) -> bool {
         let step = Duration::from_millis(10);
         tokio::time::sleep(step).await;
         waited += step;
+    }
+}
+
+/// Counted as long as it lives: who asked may go away.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
