@@ -153,7 +153,7 @@ impl App {
         };
         let ways_in = WaysIn::new(&hub, &config);
 
-        let facts = facts_of(&config, addresses.clone(), ways_in.clone());
+        let facts = facts_of(&config, addresses.clone(), ways_in.clone(), deliveries.waker());
         let sources = ways_in.sources.clone();
         let control =
             Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());
@@ -245,13 +245,19 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
     }
 }
 
-fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Facts {
+fn facts_of(
+    config: &DaemonConfig,
+    addresses: Addresses,
+    ways_in: WaysIn,
+    deliveries: deliver::Waker,
+) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(config),
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
         hand_on: hand_on_of(config),
+        deliveries,
     }
 }
 

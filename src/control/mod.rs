@@ -1,6 +1,7 @@
 //! The verbs: what both API dialects, the CLI and the policy do to streams and recordings.
 
 mod active;
+mod deliveries;
 mod disk;
 mod events;
 mod files;
@@ -14,7 +15,10 @@ pub mod verify;
 pub mod whip;
 
 pub use crate::{
-    library::{Filter, Page, Part, Recording, RecordingId, Status},
+    library::{
+        DeliveryKind, Filter, Letter, LetterFilter, LetterState, OutboxId, Page, Part, Recording,
+        RecordingId, Status,
+    },
     record::Refusal,
 };
 pub use events::{
@@ -29,6 +33,7 @@ pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
     config::Rotation,
+    deliver::Waker,
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{HandOn, Library, LibraryError},
@@ -88,6 +93,10 @@ pub enum ControlError {
     StillRunning(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
+    #[error(
+        "there is no delivery {0}; it may be done by now. `GET /api/v1/deliveries` lists those that are not"
+    )]
+    UnknownDelivery(String),
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
     #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
@@ -140,6 +149,8 @@ pub struct Facts {
     pub hooks: PathBuf,
     /// What the configuration says is to be done with the files of every recording, but for the hook of the policy.
     pub hand_on: HandOn,
+    /// Who delivers.
+    pub deliveries: Waker,
 }
 
 /// A cheap handle; all clones are the same.

@@ -299,7 +299,7 @@ async fn a_rebuild_that_was_cut_short_goes_on_without_hooks() {
     let (dir, before) = house().await;
     fs::remove_file(catalog(&dir)).unwrap();
     let library = reopen(&dir).await;
-    library.enter_whole(&["cam3.mp4".into()], true, &hook(), |_| false).await.unwrap();
+    library.enter_whole(&["cam3.mp4".into()], true, &hook()).await.unwrap();
     assert_eq!(all(&library).await.len(), 1);
     library.close().await;
     let next = start(&dir).await;
