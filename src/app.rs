@@ -9,7 +9,7 @@ mod ways_in;
 use crate::{
     config::{self, DaemonConfig, Problem},
     control::{Addresses, Control, Event, Events, Facts},
-    deliver::{Deliveries, Keeper, OutgoingError, StoreError},
+    deliver::{self, Deliveries, Keeper, OutgoingError, StoreError},
     gst,
     hub::{Hub, PrerollRule, Publishing, QueueRule},
     ingest::tls::TlsError,
@@ -164,7 +164,8 @@ impl App {
         };
         let ways_in = WaysIn::new(&hub, &config);
 
-        let facts = facts_of(&config, addresses.clone(), ways_in.clone(), &means);
+        let facts =
+            facts_of(&config, addresses.clone(), ways_in.clone(), &means, deliveries.waker());
         let sources = ways_in.sources.clone();
         let control =
             Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());
@@ -260,16 +261,22 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
     }
 }
 
-fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn, means: &HandingOn) -> Facts {
+fn facts_of(
+    config: &DaemonConfig,
+    addresses: Addresses,
+    ways_in: WaysIn,
+    means: &HandingOn,
+    deliveries: deliver::Waker,
+) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(config),
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
         hand_on: hand_on_of(config),
-        allow_delivery: config.allow_delivery.clone(),
         store: means.store.clone(),
         keeper: means.keeper.clone(),
+        deliveries,
     }
 }
 

@@ -6,6 +6,7 @@
 //! Handlers say what went wrong (`problem::Kind`); which status that is, is decided in this file only.
 
 mod body;
+mod deliveries;
 mod events;
 mod flashphoner;
 mod flashphoner_pull;
@@ -53,6 +54,8 @@ where
         .or(media::routes(control.clone()))
         .unify()
         .or(sources::routes(control.clone()))
+        .unify()
+        .or(deliveries::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
@@ -105,6 +108,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::UnknownRecording
         | Kind::UnknownFile
         | Kind::UnknownRoom
+        | Kind::UnknownDelivery
         | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -159,13 +163,13 @@ impl From<ControlError> for Problem {
             ControlError::PrerollTooLong { .. } => Kind::PrerollTooLong,
             ControlError::RecordingOff => Kind::RecordingOff,
             ControlError::Template(_) => Kind::BadTemplate,
-            ControlError::Target { .. } => Kind::BadOption,
             ControlError::UnknownRoom(_) => Kind::UnknownRoom,
             ControlError::RoomRecorded(_) => Kind::AlreadyRecording,
             ControlError::RoomNotRecorded(_) => Kind::NotRecording,
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
             ControlError::UnknownFile(_) => Kind::UnknownFile,
             ControlError::StillRunning(_) => Kind::RecordingRunning,
+            ControlError::UnknownDelivery(_) => Kind::UnknownDelivery,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
@@ -244,13 +248,13 @@ mod tests {
             (ControlError::PrerollTooLong { asked: 40 * SECOND, kept: 30 * SECOND }, 400, 400),
             (ControlError::RecordingOff, 409, 409),
             (ControlError::Template("no such key".into()), 400, 400),
-            (ControlError::Target { field: "uploadUrl", why: "is no URL".into() }, 400, 400),
             (ControlError::UnknownRecording(recording), 404, 404),
             (ControlError::UnknownFile("no poster".into()), 404, 404),
             (ControlError::StillRunning(recording), 409, 409),
             (ControlError::UnknownRoom(RoomName::default()), 404, 404),
             (ControlError::RoomRecorded(RoomName::default()), 409, 409),
             (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),
+            (ControlError::UnknownDelivery("7".into()), 404, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),

@@ -1,6 +1,7 @@
 //! The verbs: what both API dialects, the CLI and the policy do to streams and recordings.
 
 mod active;
+mod deliveries;
 mod disk;
 mod events;
 mod files;
@@ -14,7 +15,10 @@ pub mod verify;
 pub mod whip;
 
 pub use crate::{
-    library::{Filter, Page, Part, Recording, RecordingId, Status},
+    library::{
+        DeliveryKind, Filter, Letter, LetterFilter, LetterState, OutboxId, Page, Part, Recording,
+        RecordingId, Status,
+    },
     record::Refusal,
 };
 pub use events::{
@@ -28,8 +32,8 @@ pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
-    config::{DeliveryRules, Rotation},
-    deliver::{KeeperWaker, Store},
+    config::Rotation,
+    deliver::{KeeperWaker, Store, Waker},
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{HandOn, Library, LibraryError},
@@ -74,8 +78,6 @@ pub enum ControlError {
     RecordingOff,
     #[error("fileTemplate: {0}")]
     Template(String),
-    #[error("{field}: {why}")]
-    Target { field: &'static str, why: String },
     #[error("room {0} has no live stream; `GET /api/v1/sessions` lists those of all rooms")]
     UnknownRoom(RoomName),
     #[error("room {0} is being recorded already; stop that first")]
@@ -91,6 +93,10 @@ pub enum ControlError {
     StillRunning(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
+    #[error(
+        "there is no delivery {0}; it may be done by now. `GET /api/v1/deliveries` lists those that are not"
+    )]
+    UnknownDelivery(String),
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
     #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
@@ -143,12 +149,12 @@ pub struct Facts {
     pub hooks: PathBuf,
     /// What the configuration says is to be done with the files of every recording, but for the hook of the policy.
     pub hand_on: HandOn,
-    /// Which hosts its files and news may go to.
-    pub allow_delivery: DeliveryRules,
     /// Where files are that are not here any more.
     pub store: Option<Store>,
     /// Told when something is to go from there.
     pub keeper: KeeperWaker,
+    /// Who delivers.
+    pub deliveries: Waker,
 }
 
 /// A cheap handle; all clones are the same.

@@ -5,7 +5,7 @@ use super::{
     active::{Active, Actives},
 };
 use crate::{
-    config::{DeliveryRefused, NameTemplate, WebrtcRecording},
+    config::{NameTemplate, WebrtcRecording},
     hub::{PrerollGiven, Publishing, Stream, Subscriber},
     library::{HandOn, Recording, RecordingId, Status, UploadTo},
     media::{MediaSessionId, Protocol},
@@ -298,9 +298,6 @@ impl Control {
             return Err(ControlError::RecordingOff);
         }
         let StartOptions { file_template, rotation, preroll: _, webhooks, uploads } = options;
-        let allow = &self.inner.facts.allow_delivery;
-        let refused = |e: DeliveryRefused| ControlError::Target { field: "uploadUrl", why: e.to_string() };
-        uploads.iter().try_for_each(|url| allow.check(url).map(drop).map_err(refused))?;
         let uploads = uploads.into_iter().map(|url| UploadTo::Put { url }).collect();
         let hand_on = HandOn { hook: None, webhooks, uploads };
         if file_template.is_none() && rotation.is_none() && hand_on == HandOn::default() {
