@@ -8,11 +8,11 @@ mod ways_in;
 use crate::{
     config::{self, DaemonConfig, Problem},
     control::{Addresses, Control, Event, Events, Facts},
-    deliver::{Deliveries, HookSettings},
+    deliver::{self, Deliveries, HookSettings, Outgoing, RetrySchedule, Subscriptions, WebhookSettings},
     gst,
     hub::{Hub, PrerollRule, Publishing, QueueRule},
     ingest::tls::TlsError,
-    library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
+    library::{HandOn, Library, LibraryError, Storage, StorageError},
     record::{self, PosterWaker, Posters, Recorder, make_whole},
 };
 use std::{
@@ -110,17 +110,18 @@ impl App {
 
         let storage = Storage::open(&config.paths.records)?;
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
-        let hook = first.policy.hook_in(&config.paths.hooks);
-        let hook = hook.map(|script| HookJob { script, status: Status::Completed });
-        let interrupted = library.interrupted().await?;
-        let hooks = HookSettings {
-            timeout: config.limits.hook_timeout,
-            concurrency: config.limits.hook_concurrency,
-            ..HookSettings::new(config.paths.records.clone())
+        let urls = config.delivery.webhooks.iter().map(|url| url.to_string()).collect();
+        let webhooks = Subscriptions::open(library.clone(), urls).await?;
+        let hand_on = HandOn {
+            hook: first.policy.hook_in(&config.paths.hooks),
+            webhooks: webhooks.urls(),
+            ..hand_on_of(&config)
         };
+        let interrupted = library.interrupted().await?;
         let events = Events::default();
         let told = events.clone();
-        let deliveries = Deliveries::start(library.clone(), hooks, move |d| told.tell(&Event::from(d)));
+        let settings = settings_of(&config, webhooks.clone());
+        let deliveries = Deliveries::start(library.clone(), settings, move |d| told.tell(&Event::from(d)));
         let finished = PosterWaker::default();
         let wake = || {
             let (deliveries, posters) = (deliveries.waker(), finished.clone());
@@ -129,7 +130,7 @@ impl App {
                 posters.wake();
             }
         };
-        let mut recovery = Recovery::start(library.clone(), interrupted, hook, make_whole, wake());
+        let mut recovery = Recovery::start(library.clone(), interrupted, hand_on, make_whole, wake());
         if !recovery.wait(recovery::LIMIT).await {
             tracing::warn!("what the last daemon left is still being made whole; starting meanwhile");
         }
@@ -158,7 +159,7 @@ impl App {
         };
         let ways_in = WaysIn::new(&hub, &config);
 
-        let facts = facts_of(&config, addresses.clone(), ways_in.clone());
+        let facts = facts_of(&config, addresses.clone(), ways_in.clone(), webhooks);
         let sources = ways_in.sources.clone();
         let control =
             Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());
@@ -250,12 +251,45 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
     }
 }
 
-fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Facts {
+fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn, webhooks: Subscriptions) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(config),
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
+        hand_on: hand_on_of(config),
+        webhooks,
+        allow_delivery: config.allow_delivery.clone(),
+    }
+}
+
+/// What is to be done with the files of every recording, but for the hook, which the policy tells, and the webhooks, which
+/// may be gone.
+fn hand_on_of(_config: &DaemonConfig) -> HandOn {
+    HandOn::default()
+}
+
+fn settings_of(config: &DaemonConfig, webhooks: Subscriptions) -> deliver::Settings {
+    let folder = config.paths.records.clone();
+    let outgoing = Outgoing::new(config.allow_delivery.clone())
+        .inspect_err(|error| tracing::error!(%error, "webhooks are not called and files not uploaded"))
+        .ok();
+    let delivery = &config.delivery;
+    deliver::Settings {
+        hooks: HookSettings {
+            timeout: config.limits.hook_timeout,
+            concurrency: config.limits.hook_concurrency,
+            ..HookSettings::new(folder.clone())
+        },
+        webhooks: WebhookSettings {
+            concurrency: delivery.webhook_concurrency,
+            timeout: delivery.webhook_timeout,
+            secrets: delivery.webhook_secrets.clone().into(),
+            outgoing,
+            subscriptions: Some(webhooks),
+        },
+        retry: RetrySchedule { give_up_after: delivery.give_up_after, ..RetrySchedule::default() },
+        ..deliver::Settings::new(folder)
     }
 }
 

@@ -71,7 +71,8 @@ fn an_address_that_is_not_listed_is_refused_in_every_notation() {
         "[fd00:ec2::254]",
         "[fe80::1%25lo]",
     ] {
-        let refused = start(&daemon, &session, &format!("http://user:hunter2@{host}:{port}/hunter2?k=hunter2"));
+        let refused =
+            start(&daemon, &session, &format!("http://user:hunter2@{host}:{port}/hunter2?k=hunter2"));
         let refused = refused.expect(400);
         let problem = refused.json();
         assert_eq!(problem["type"], "/problems/delivery-not-allowed", "{host}: {problem}");

@@ -114,15 +114,23 @@ fn all_that_happens_to_a_recording_is_told_signed_and_in_order() {
     assert_eq!(ids.len(), 2 * story.len(), "each delivery has an id of its own");
     assert!(ids.iter().all(|id| id.starts_with("msg_")), "{ids:?}");
     let call = &one.calls()[0];
-    assert_eq!((call.path.as_str(), call.header("authorization")), ("/some/hunter2?key=hunter2", "Basic dXNlcjpodW50ZXIy"));
+    assert_eq!(
+        (call.path.as_str(), call.header("authorization")),
+        ("/some/hunter2?key=hunter2", "Basic dXNlcjpodW50ZXIy")
+    );
 
     // Each event holds the recording as it was then; at last as it is got.
     let calls = all.calls();
     let last = &calls.last().expect("a call").body;
     assert!(last["timestamp"].as_str().is_some_and(|at| at.ends_with('Z')), "{last}");
     let told = &last["data"]["recording"];
-    assert_eq!((&told["status"], &told["parts"][0]["sha256"]), (&json!("completed"), &stopped["parts"][0]["sha256"]));
-    wait_until("all is delivered", SOON, || states(&recording(&daemon, &recording_id)) == ["done".to_owned()].into());
+    assert_eq!(
+        (&told["status"], &told["parts"][0]["sha256"]),
+        (&json!("completed"), &stopped["parts"][0]["sha256"])
+    );
+    wait_until("all is delivered", SOON, || {
+        states(&recording(&daemon, &recording_id)) == ["done".to_owned()].into()
+    });
     let shown = recording(&daemon, &recording_id).to_string() + &daemon.log();
     assert!(!shown.contains("hunter2"), "a URL's secrets are in the log or in an answer");
 }

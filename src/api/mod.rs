@@ -19,6 +19,7 @@ mod server;
 mod sources;
 mod v1;
 mod web;
+mod webhooks;
 mod whip;
 
 pub use server::serve;
@@ -53,6 +54,8 @@ where
         .or(media::routes(control.clone()))
         .unify()
         .or(sources::routes(control.clone()))
+        .unify()
+        .or(webhooks::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
@@ -95,6 +98,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::PrerollTooLong
         | Kind::BadCursor
         | Kind::BadSource
+        | Kind::DeliveryNotAllowed
         | Kind::BadName
         | Kind::BadSdp
         | Kind::BadFragment
@@ -169,6 +173,7 @@ impl From<ControlError> for Problem {
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
             ControlError::BadSource(_) => Kind::BadSource,
+            ControlError::DeliveryNotAllowed { .. } => Kind::DeliveryNotAllowed,
             ControlError::SourceNotSupported(_) => Kind::NotSupported,
             ControlError::SourceNotAllowed(_) => Kind::SourceNotAllowed,
             ControlError::SourceTaken(_) => Kind::SourceTaken,
@@ -219,6 +224,7 @@ where
 mod tests {
     use super::*;
     use crate::{
+        config::DeliveryRefused,
         control::{RecordingId, SourceId},
         media::{MediaSessionId, RoomName},
     };
@@ -229,6 +235,7 @@ mod tests {
     fn every_control_error_has_its_status_in_both_dialects() {
         let session = MediaSessionId::random();
         let recording = RecordingId::random();
+        let refused = DeliveryRefused::NotAUrl("");
         let table = [
             (ControlError::UnknownSession(session), 404, 404),
             (ControlError::NotPublishing(session), 409, 404),
@@ -253,6 +260,7 @@ mod tests {
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),
             (ControlError::BadSource("uri".into()), 400, 400),
+            (ControlError::DeliveryNotAllowed { field: "webhookUrl", refused }, 400, 400),
             (ControlError::SourceNotSupported("rtsps".into()), 400, 400),
             (ControlError::SourceNotAllowed("link-local".into()), 403, 403),
             (ControlError::SourceTaken("uri".into()), 409, 409),

@@ -220,18 +220,24 @@ struct StartBody {
     rotation: Option<Amount>,
     preroll: Option<Amount>,
     upload_url: Option<serde_json::Value>,
-    webhook_url: Option<serde_json::Value>,
+    webhook_url: Option<String>,
 }
 
 impl StartBody {
     fn into_options(self) -> Result<StartOptions, Problem> {
-        let later = [("uploadUrl", &self.upload_url), ("webhookUrl", &self.webhook_url)];
-        if let Some((field, _)) = later.into_iter().find(|(_, value)| value.is_some()) {
-            return Err(Problem::not_supported(field));
+        if self.upload_url.is_some() {
+            return Err(Problem::not_supported("uploadUrl"));
         }
         let rotation = options::rotation("rotation", self.rotation)?;
         let preroll = options::preroll("preroll", self.preroll)?;
-        Ok(StartOptions { file_template: self.file_template, rotation, preroll })
+        let webhooks = self.webhook_url.into_iter().collect();
+        Ok(StartOptions {
+            file_template: self.file_template,
+            rotation,
+            preroll,
+            webhooks,
+            uploads: Vec::new(),
+        })
     }
 }
 
@@ -259,11 +265,11 @@ mod tests {
         let both =
             StartOptions { rotation: Some(minute), preroll: Some(Duration::from_secs(10)), ..nothing() };
         assert_eq!(options(r#"{"rotation": 60, "preroll": "10s"}"#), Ok(both));
-        for field in ["uploadUrl", "webhookUrl"] {
-            let (kind, detail) = options(&format!("{{\"{field}\": 10}}")).expect_err("not supported");
-            assert_eq!(kind, Kind::NotSupported);
-            assert!(detail.contains(&format!("`{field}`")), "{detail}");
-        }
+        let told = options(r#"{"webhookUrl": "https://example.org/x"}"#).expect("a URL");
+        assert_eq!(told.webhooks, ["https://example.org/x"]);
+        let (kind, detail) = options(r#"{"uploadUrl": 10}"#).expect_err("not supported");
+        assert_eq!(kind, Kind::NotSupported);
+        assert!(detail.contains("`uploadUrl`"), "{detail}");
         for (body, kind, said) in [
             (r#"{"rotation": "10X"}"#, Kind::BadOption, "rotation: \"10X\" is not a rotation; write"),
             (r#"{"preroll": -1}"#, Kind::BadOption, "preroll: \"-1\" is not a time that works here; write"),

@@ -11,9 +11,11 @@ mod rooms;
 mod rules;
 mod sources;
 pub mod verify;
+mod webhooks;
 pub mod whip;
 
 pub use crate::{
+    deliver::SubscriptionInfo,
     library::{Filter, Page, Part, Recording, RecordingId, Status},
     record::Refusal,
 };
@@ -28,10 +30,11 @@ pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
-    config::Rotation,
+    config::{DeliveryRefused, DeliveryRules, Rotation},
+    deliver::Subscriptions,
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
-    library::{Library, LibraryError},
+    library::{HandOn, Library, LibraryError},
     media::{MediaSessionId, RoomName, Track},
     record::{Recorder, Running},
 };
@@ -95,6 +98,8 @@ pub enum ControlError {
     /// Something to pull that cannot be: a wrong URI or stream name.
     #[error("{0}")]
     BadSource(String),
+    #[error("{field}: {refused}")]
+    DeliveryNotAllowed { field: &'static str, refused: DeliveryRefused },
     #[error("{0}")]
     SourceNotSupported(String),
     #[error("{0}")]
@@ -116,6 +121,10 @@ pub struct StartOptions {
     pub rotation: Option<Rotation>,
     /// In place of `record_preroll`.
     pub preroll: Option<Duration>,
+    /// URLs that are told of it, beside those of the configuration.
+    pub webhooks: Vec<String>,
+    /// URLs that its files are put to (HTTP PUT), beside the storage of the configuration.
+    pub uploads: Vec<String>,
 }
 
 /// What a start does about a recording that is under way.
@@ -134,6 +143,13 @@ pub struct Facts {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where a relative hook script is looked for.
     pub hooks: PathBuf,
+    /// What the configuration says is to be done with the files of every recording, but for the hook of the policy and
+    /// the webhooks.
+    pub hand_on: HandOn,
+    /// Who is told everything.
+    pub webhooks: Subscriptions,
+    /// Where a start call may have things sent to.
+    pub allow_delivery: DeliveryRules,
 }
 
 /// A cheap handle; all clones are the same.

@@ -12,15 +12,10 @@ pub(super) const SIGNATURE: &str = "webhook-signature";
 
 /// `v1,BASE64` for each secret, in their order, with blanks between: HMAC-SHA256 over `ID.TIMESTAMP.BODY`. `timestamp` is
 /// that of the attempt, in seconds since 1970. `None` without a secret.
-pub(super) fn signature(
-    secrets: &[WebhookSecret],
-    id: &str,
-    timestamp: i64,
-    body: &[u8],
-) -> Option<String> {
+pub(super) fn signature(secrets: &[WebhookSecret], id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
     let one = |secret: &WebhookSecret| {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(secret.key()).expect("HMAC takes keys of any length (RFC 2104, 2)");
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.key())
+            .expect("HMAC takes keys of any length (RFC 2104, 2)");
         mac.update(format!("{id}.{timestamp}.").as_bytes());
         mac.update(body);
         format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))

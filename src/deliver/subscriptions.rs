@@ -3,6 +3,7 @@
 use crate::library::{DeliveryKind, Library, LibraryError, shown_target};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// `[delivery] webhooks`. A cheap handle; all clones are the same.
@@ -15,6 +16,12 @@ pub struct Subscriptions {
 struct Subscription {
     url: String,
     gone: Option<DateTime<Utc>>,
+}
+
+impl fmt::Debug for Subscriptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.told()).finish()
+    }
 }
 
 /// A webhook as it is told: by scheme, host and port, as its path may be a secret.

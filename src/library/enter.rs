@@ -1,7 +1,7 @@
 //! Finished files that the catalog does not know, entered from their manifests.
 
 use super::{
-    HookJob, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
+    HandOn, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
     Storage,
     catalog::{
         from_json, get, id_of, insert_part, insert_recording, path_text, recording_of, time_of, to_json,
@@ -27,20 +27,21 @@ const MAX_GAPS: usize = 1_000;
 /// Files that are named in the log one by one.
 pub(super) const MAX_TOLD: usize = 20;
 
-/// A finished file, and whether its hook is to run.
+/// A finished file, and whether it is to be handed on.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub identity: Identity,
     pub part: Part,
     pub recovered: bool,
-    pub hook: bool,
+    pub hand_on: bool,
 }
 
 /// What became of files that the catalog did not know.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entered {
     pub parts: usize,
-    pub hooks: usize,
+    /// Of these.
+    pub handed_on: usize,
     /// Known, under a name they had before.
     pub moved: usize,
     /// Not entered: another file is that part, or its recording has not ended.
@@ -50,21 +51,21 @@ pub(super) struct Entered {
 impl Entered {
     pub fn add(&mut self, other: Self) {
         self.parts += other.parts;
-        self.hooks += other.hooks;
+        self.handed_on += other.handed_on;
         self.moved += other.moved;
         self.left.extend(other.left);
     }
 }
 
 impl Library {
-    /// Enters the files `names`, which have their manifests beside them, each with `hook` when it is one of `owes`. Files
+    /// Enters the files `names`, which have their manifests beside them, each handed on as `hand_on` says when it is one of `owes`. Files
     /// that were copied or renamed come last, so that the one that has its own name is the part. A file of
     /// another size than its manifest tells is entered into a `rebuilt` catalog only: the one before may have had it.
     pub(super) async fn enter_whole(
         &self,
         names: &[String],
         rebuilt: bool,
-        hook: Option<&HookJob>,
+        hand_on: &HandOn,
         owes: impl Fn(&Found) -> bool,
     ) -> Result<Entered, LibraryError> {
         let mut entered = Entered::default();
@@ -74,14 +75,14 @@ impl Library {
             let read = tokio::task::spawn_blocking(move || read_manifests(&folder, &batch, rebuilt)).await;
             let failed = |e| io_error("cannot search", self.storage().folder())(std::io::Error::other(e));
             let mut found = read.map_err(failed)?;
-            found.iter_mut().for_each(|(_, found)| found.hook = owes(found));
+            found.iter_mut().for_each(|(_, found)| found.hand_on = owes(found));
             let (other, found): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|(name, found)| *name != found.part.name);
-            entered.add(self.enter(found.into_iter().map(|(_, found)| found).collect(), hook).await?);
+            entered.add(self.enter(found.into_iter().map(|(_, found)| found).collect(), hand_on).await?);
             renamed.extend(other.into_iter().map(|(name, found)| under_its_name(name, found)));
         }
         for batch in renamed.chunks(BATCH) {
-            entered.add(self.enter(batch.to_vec(), hook).await?);
+            entered.add(self.enter(batch.to_vec(), hand_on).await?);
         }
         Ok(entered)
     }
@@ -113,7 +114,7 @@ impl Library {
     pub(super) async fn enter(
         &self,
         mut batch: Vec<Found>,
-        hook: Option<&HookJob>,
+        hand_on: &HandOn,
     ) -> Result<Entered, LibraryError> {
         const WHAT: &str = "enter files from their manifests";
         let mut entered = Entered::default();
@@ -126,7 +127,7 @@ impl Library {
         let mut grown = BTreeSet::new();
         for found in batch {
             let id = found.identity.id;
-            match entry(&mut tx, &found, WHAT).await? {
+            match entry(&mut tx, &found, hand_on, WHAT).await? {
                 Entry::Known => {}
                 Entry::Moved => entered.moved += 1,
                 Entry::Other => entered.left.push(found.part.file),
@@ -134,11 +135,10 @@ impl Library {
                     insert_part(&mut tx, &id, &found.part, WHAT).await?;
                     entered.parts += 1;
                     grown.insert(id);
-                    if let Some(job) = hook.filter(|_| found.hook) {
+                    if found.hand_on {
                         let status = if found.recovered { Status::Recovered } else { Status::Completed };
-                        let job = HookJob { status, ..job.clone() };
-                        outbox::insert(&mut tx, &id, found.part.number, &job, WHAT).await?;
-                        entered.hooks += 1;
+                        outbox::put_part(&mut tx, &id, &found.part, status, hand_on, WHAT).await?;
+                        entered.handed_on += 1;
                     }
                 }
             }
@@ -161,7 +161,12 @@ enum Entry {
     Other,
 }
 
-async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> Result<Entry, LibraryError> {
+async fn entry(
+    tx: &mut SqliteConnection,
+    found: &Found,
+    hand_on: &HandOn,
+    what: &'static str,
+) -> Result<Entry, LibraryError> {
     let Found { identity, part, recovered, .. } = found;
     let (id, file) = (identity.id.to_string(), path_text(&part.file)?);
     let known = sqlx::query("SELECT file, sha256 FROM part WHERE recording_id = ? AND number = ?")
@@ -194,7 +199,7 @@ async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> 
         .await
         .map_err(sql(what))?;
     match status.as_deref().map(Status::parse) {
-        None => insert_recording(tx, &of_manifest(identity, *recovered), what).await?,
+        None => insert_recording(tx, &of_manifest(identity, *recovered), hand_on, what).await?,
         Some(Some(Status::Completed)) if *recovered => {
             sqlx::query("UPDATE recording SET status = 'recovered' WHERE id = ?")
                 .bind(&id)
@@ -325,7 +330,7 @@ fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, Str
     part.poster = Some(poster_of(&file)).filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_file()));
     part.file = file;
     part.hook = None;
-    Ok(Found { identity: recording, part, recovered, hook: true })
+    Ok(Found { identity: recording, part, recovered, hand_on: true })
 }
 
 fn under_its_name(name: String, found: Found) -> Found {
@@ -378,7 +383,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     part.file = file;
     part.hook = None;
     part.poster = None;
-    Ok(Some(Found { identity: recording, part, recovered, hook: true }))
+    Ok(Some(Found { identity: recording, part, recovered, hand_on: true }))
 }
 
 #[cfg(test)]

@@ -217,7 +217,10 @@ async fn keep_owed(pool: &SqlitePool, aside: &Path) -> Result<usize, sqlx::Error
         if kept == MAX_OWED || RecordingId::parse(&id).is_none() {
             break;
         }
-        let insert = sqlx::query("INSERT OR IGNORE INTO owed (recording_id, part) VALUES (?, ?)");
+        let insert = sqlx::query(
+            "INSERT OR IGNORE INTO owed (key, kind, target, recording_id, part, dead, attempts) \
+             VALUES (hex(randomblob(16)), 'hook', '', ?, ?, 0, 0)",
+        );
         insert.bind(id).bind(part).execute(&mut *tx).await?;
         kept += 1;
     }

@@ -19,9 +19,9 @@ pub async fn reopen(dir: &tempfile::TempDir) -> Library {
 }
 
 /// What a daemon does at its start.
-pub async fn recover(library: &Library, hook: Option<HookJob>, make_whole: MakeWhole) -> Vec<Recording> {
+pub async fn recover(library: &Library, hand_on: &HandOn, make_whole: MakeWhole) -> Vec<Recording> {
     let interrupted = library.interrupted().await.unwrap();
-    library.recover(interrupted, hook, make_whole, inspect).await.unwrap()
+    library.recover(interrupted, hand_on, make_whole, inspect).await.unwrap()
 }
 
 /// What was not finished plays, but for what says that it does not.
@@ -29,6 +29,11 @@ fn inspect(file: &std::path::Path) -> Result<Option<Salvaged>, String> {
     let plays = file.extension().is_some_and(|e| e == "part")
         && std::fs::read(file).is_ok_and(|content| content != b"nothing");
     Ok(plays.then_some(Salvaged { duration_ms: 1000, video: part(1).video, audio: None }))
+}
+
+/// Has this script run for each part.
+pub fn hooked(script: impl Into<PathBuf>) -> HandOn {
+    HandOn { hook: Some(script.into()), ..HandOn::default() }
 }
 
 /// A recording that started `second` s after a fixed time.
