@@ -117,8 +117,12 @@ impl App {
 
         let storage = Storage::open(&config.paths.records)?;
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
-        let means = HandingOn::new(&config)?;
-        let hand_on = HandOn { hook: first.policy.hook_in(&config.paths.hooks), ..hand_on_of(&config) };
+        let means = HandingOn::new(&config, &library).await?;
+        let hand_on = HandOn {
+            hook: first.policy.hook_in(&config.paths.hooks),
+            webhooks: means.webhooks.urls(),
+            ..hand_on_of(&config)
+        };
         let interrupted = library.interrupted().await?;
         let events = Events::default();
         let told = events.clone();
@@ -274,13 +278,16 @@ fn facts_of(
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
         hand_on: hand_on_of(config),
+        webhooks: means.webhooks.clone(),
+        allow_delivery: config.allow_delivery.clone(),
         store: means.store.clone(),
         keeper: means.keeper.clone(),
         deliveries,
     }
 }
 
-/// What is to be done with the files of every recording, but for the hook, which the policy tells.
+/// What is to be done with the files of every recording, but for the hook, which the policy tells, and the webhooks, which
+/// may be gone.
 fn hand_on_of(config: &DaemonConfig) -> HandOn {
     HandOn { uploads: config.store.iter().map(|_| UploadTo::Storage).collect(), ..HandOn::default() }
 }

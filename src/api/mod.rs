@@ -20,6 +20,7 @@ mod server;
 mod sources;
 mod v1;
 mod web;
+mod webhooks;
 mod whip;
 
 pub use server::serve;
@@ -56,6 +57,8 @@ where
         .or(sources::routes(control.clone()))
         .unify()
         .or(deliveries::routes(control.clone()))
+        .unify()
+        .or(webhooks::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
@@ -98,6 +101,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::PrerollTooLong
         | Kind::BadCursor
         | Kind::BadSource
+        | Kind::DeliveryNotAllowed
         | Kind::BadName
         | Kind::BadSdp
         | Kind::BadFragment
@@ -174,6 +178,7 @@ impl From<ControlError> for Problem {
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
             ControlError::BadSource(_) => Kind::BadSource,
+            ControlError::DeliveryNotAllowed { .. } => Kind::DeliveryNotAllowed,
             ControlError::SourceNotSupported(_) => Kind::NotSupported,
             ControlError::SourceNotAllowed(_) => Kind::SourceNotAllowed,
             ControlError::SourceTaken(_) => Kind::SourceTaken,
@@ -224,6 +229,7 @@ where
 mod tests {
     use super::*;
     use crate::{
+        config::DeliveryRefused,
         control::{RecordingId, SourceId},
         media::{MediaSessionId, RoomName},
     };
@@ -234,6 +240,7 @@ mod tests {
     fn every_control_error_has_its_status_in_both_dialects() {
         let session = MediaSessionId::random();
         let recording = RecordingId::random();
+        let refused = DeliveryRefused::NotAUrl("");
         let table = [
             (ControlError::UnknownSession(session), 404, 404),
             (ControlError::NotPublishing(session), 409, 404),
@@ -259,6 +266,7 @@ mod tests {
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),
             (ControlError::BadSource("uri".into()), 400, 400),
+            (ControlError::DeliveryNotAllowed { field: "webhookUrl", refused }, 400, 400),
             (ControlError::SourceNotSupported("rtsps".into()), 400, 400),
             (ControlError::SourceNotAllowed("link-local".into()), 403, 403),
             (ControlError::SourceTaken("uri".into()), 409, 409),

@@ -48,6 +48,7 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/unknown-source` | 404 | no source has this id |
 /// | `/problems/bad-source` | 400 | the URI or the stream name of a source cannot be |
 /// | `/problems/source-not-allowed` | 403 | `[limits] allow_sources` does not allow its host |
+/// | `/problems/delivery-not-allowed` | 400 | `webhookUrl` or `uploadUrl` is no URL to send to, or `[limits] allow_delivery` does not allow its host |
 /// | `/problems/source-taken` | 409 | the URI is pulled already |
 /// | `/problems/too-many-sources` | 409 | `[limits] max_sources` are pulled already |
 /// | `/problems/shutting-down` | 503 | the daemon is stopping |
@@ -102,6 +103,7 @@ pub(super) enum Kind {
     BadSource,
     SourceNotAllowed,
     SourceTaken,
+    DeliveryNotAllowed,
     TooManySources,
     WrongType,
     NotAcceptable,
@@ -159,6 +161,7 @@ impl Kind {
             Kind::RecordingOff => ("/problems/recording-off", "Recording is switched off"),
             Kind::UnknownSource => ("/problems/unknown-source", "No such source"),
             Kind::BadSource => ("/problems/bad-source", "Source cannot be pulled"),
+            Kind::DeliveryNotAllowed => ("/problems/delivery-not-allowed", "Delivery not allowed"),
             Kind::SourceNotAllowed => ("/problems/source-not-allowed", "Host not allowed"),
             Kind::SourceTaken => ("/problems/source-taken", "Source is already pulled"),
             Kind::TooManySources => ("/problems/too-many-sources", "Too many sources"),

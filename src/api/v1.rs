@@ -220,19 +220,16 @@ struct StartBody {
     rotation: Option<Amount>,
     preroll: Option<Amount>,
     upload_url: Option<String>,
-    webhook_url: Option<serde_json::Value>,
+    webhook_url: Option<String>,
 }
 
 impl StartBody {
     fn into_options(self) -> Result<StartOptions, Problem> {
-        if self.webhook_url.is_some() {
-            return Err(Problem::not_supported("webhookUrl"));
-        }
         let rotation = options::rotation("rotation", self.rotation)?;
         let preroll = options::preroll("preroll", self.preroll)?;
+        let webhooks = self.webhook_url.into_iter().collect();
         let uploads = self.upload_url.into_iter().collect();
-        let file_template = self.file_template;
-        Ok(StartOptions { file_template, rotation, preroll, uploads, ..StartOptions::default() })
+        Ok(StartOptions { file_template: self.file_template, rotation, preroll, webhooks, uploads })
     }
 }
 
@@ -262,9 +259,8 @@ mod tests {
         assert_eq!(options(r#"{"rotation": 60, "preroll": "10s"}"#), Ok(both));
         let upload = StartOptions { uploads: vec!["https://h/x?key=1".into()], ..nothing() };
         assert_eq!(options(r#"{"uploadUrl": "https://h/x?key=1"}"#), Ok(upload));
-        let (kind, detail) = options(r#"{"webhookUrl": 10}"#).expect_err("not supported");
-        assert_eq!(kind, Kind::NotSupported);
-        assert!(detail.contains("`webhookUrl`"), "{detail}");
+        let told = options(r#"{"webhookUrl": "https://example.org/x"}"#).expect("a URL");
+        assert_eq!(told.webhooks, ["https://example.org/x"]);
         for (body, kind, said) in [
             (r#"{"rotation": "10X"}"#, Kind::BadOption, "rotation: \"10X\" is not a rotation; write"),
             (r#"{"preroll": -1}"#, Kind::BadOption, "preroll: \"-1\" is not a time that works here; write"),

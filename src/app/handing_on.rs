@@ -4,38 +4,51 @@ use super::AppError;
 use crate::{
     config::DaemonConfig,
     control::Control,
-    deliver::{HookSettings, Keeper, KeeperWaker, Outgoing, Settings, Store, UploadSettings},
+    deliver::{
+        HookSettings, Keeper, KeeperWaker, Outgoing, RetrySchedule, Settings, Store, Subscriptions,
+        UploadSettings, WebhookSettings,
+    },
     library::Library,
 };
 
 pub(super) struct HandingOn {
     outgoing: Outgoing,
+    pub webhooks: Subscriptions,
     pub store: Option<Store>,
     pub keeper: KeeperWaker,
 }
 
 impl HandingOn {
     /// Asks nobody; reads certificates and credentials, so it blocks on the disk.
-    pub fn new(config: &DaemonConfig) -> Result<Self, AppError> {
+    pub async fn new(config: &DaemonConfig, library: &Library) -> Result<Self, AppError> {
         let outgoing = Outgoing::new(config.allow_delivery.clone())?;
         let store = config.store.as_ref().map(|store| Store::new(store, outgoing.clone())).transpose()?;
-        Ok(Self { outgoing, store, keeper: KeeperWaker::default() })
+        let urls = config.delivery.webhooks.iter().map(|url| url.to_string()).collect();
+        let webhooks = Subscriptions::open(library.clone(), urls).await?;
+        Ok(Self { outgoing, webhooks, store, keeper: KeeperWaker::default() })
     }
 
     pub fn settings(&self, config: &DaemonConfig) -> Settings {
-        let folder = config.paths.records.clone();
+        let delivery = &config.delivery;
         Settings {
             hooks: HookSettings {
                 timeout: config.limits.hook_timeout,
                 concurrency: config.limits.hook_concurrency,
-                ..HookSettings::new(folder.clone())
+                ..HookSettings::new(config.paths.records.clone())
+            },
+            webhooks: WebhookSettings {
+                concurrency: delivery.webhook_concurrency,
+                timeout: delivery.webhook_timeout,
+                secrets: delivery.webhook_secrets.clone().into(),
+                outgoing: Some(self.outgoing.clone()),
+                subscriptions: Some(self.webhooks.clone()),
             },
             uploads: UploadSettings {
-                concurrency: config.delivery.upload_concurrency,
+                concurrency: delivery.upload_concurrency,
                 outgoing: Some(self.outgoing.clone()),
                 store: self.store.clone(),
             },
-            ..Settings::new(folder)
+            retry: RetrySchedule { give_up_after: delivery.give_up_after, ..RetrySchedule::default() },
         }
     }
 

@@ -12,9 +12,11 @@ mod rooms;
 mod rules;
 mod sources;
 pub mod verify;
+mod webhooks;
 pub mod whip;
 
 pub use crate::{
+    deliver::SubscriptionInfo,
     library::{
         DeliveryKind, Filter, Letter, LetterFilter, LetterState, OutboxId, Page, Part, Recording,
         RecordingId, Status,
@@ -32,8 +34,8 @@ pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
-    config::Rotation,
-    deliver::{KeeperWaker, Store, Waker},
+    config::{DeliveryRefused, DeliveryRules, Rotation},
+    deliver::{KeeperWaker, Store, Subscriptions, Waker},
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{HandOn, Library, LibraryError},
@@ -104,6 +106,8 @@ pub enum ControlError {
     /// Something to pull that cannot be: a wrong URI or stream name.
     #[error("{0}")]
     BadSource(String),
+    #[error("{field}: {refused}")]
+    DeliveryNotAllowed { field: &'static str, refused: DeliveryRefused },
     #[error("{0}")]
     SourceNotSupported(String),
     #[error("{0}")]
@@ -147,7 +151,8 @@ pub struct Facts {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where a relative hook script is looked for.
     pub hooks: PathBuf,
-    /// What the configuration says is to be done with the files of every recording, but for the hook of the policy.
+    /// What the configuration says is to be done with the files of every recording, but for the hook of the policy and
+    /// the webhooks.
     pub hand_on: HandOn,
     /// Where files are that are not here any more.
     pub store: Option<Store>,
@@ -155,6 +160,10 @@ pub struct Facts {
     pub keeper: KeeperWaker,
     /// Who delivers.
     pub deliveries: Waker,
+    /// Who is told everything.
+    pub webhooks: Subscriptions,
+    /// Where a start call may have things sent to.
+    pub allow_delivery: DeliveryRules,
 }
 
 /// A cheap handle; all clones are the same.

@@ -78,9 +78,10 @@ impl Control {
     pub async fn start_recording(
         &self,
         id: MediaSessionId,
-        options: StartOptions,
+        mut options: StartOptions,
         when_running: WhenRunning,
     ) -> Result<Recording, ControlError> {
+        self.check_deliveries(&mut options)?;
         let preroll = self.preroll_for(&options)?;
         let rules = self.rules_for(options)?;
         let stream = self.stream(id)?;
@@ -259,8 +260,13 @@ impl Control {
         let facts = &self.inner.facts;
         let mut hand_on = facts.hand_on.clone();
         hand_on.hook = rules.policy.hook_in(&facts.hooks);
+        hand_on.webhooks = facts.webhooks.urls();
         let HandOn { hook: _, webhooks, uploads } = &rules.hand_on;
-        hand_on.webhooks.extend(webhooks.iter().filter(|url| !facts.hand_on.webhooks.contains(url)).cloned());
+        for url in webhooks {
+            if !hand_on.webhooks.contains(url) {
+                hand_on.webhooks.push(url.clone());
+            }
+        }
         hand_on.uploads.extend(uploads.iter().filter(|to| !facts.hand_on.uploads.contains(to)).cloned());
         hand_on
     }

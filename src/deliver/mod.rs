@@ -5,12 +5,14 @@ mod hook;
 mod outgoing;
 mod schedule;
 mod sign;
+mod subscriptions;
 mod upload;
 mod webhook;
 mod worker;
 
 pub use outgoing::{Outgoing, OutgoingError, RedirectError, host_of, told};
 pub use schedule::RetrySchedule;
+pub use subscriptions::{SubscriptionInfo, Subscriptions};
 pub use upload::{Keeper, KeeperWaker, Store, StoreError, UploadSettings};
 pub use webhook::WebhookSettings;
 

@@ -204,7 +204,7 @@ async fn attempt(means: &Means, delivery: &Delivery) -> Ended {
 
 async fn outcome(means: &Means, delivery: &Delivery, attempts: u32) -> (Outcome, Option<HookResult>) {
     match &delivery.job {
-        Job::Webhook(_) => (webhook::deliver(delivery, &means.settings.webhooks).await, None),
+        Job::Webhook(job) => (webhook::deliver(delivery, job, &means.settings.webhooks).await, None),
         Job::Upload(_) => (upload::deliver(delivery, &means.settings.uploads, &means.library).await, None),
         Job::Hook(job) => {
             let Some(part) = &delivery.of else {

@@ -23,6 +23,7 @@ mod strays;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verify;
+mod webhooks;
 
 pub use files::{PartFiles, content_type, poster_of};
 pub use list::{Filter, Page};

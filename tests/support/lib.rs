@@ -19,6 +19,7 @@ pub mod lab;
 pub mod live;
 pub mod media;
 pub mod play;
+pub mod receiver;
 pub mod relay;
 pub mod rtmp;
 pub mod rtsp;
