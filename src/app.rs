@@ -168,8 +168,7 @@ impl App {
         };
         let ways_in = WaysIn::new(&hub, &config);
 
-        let facts =
-            facts_of(&config, addresses.clone(), ways_in.clone(), &means, deliveries.waker());
+        let facts = facts_of(&config, addresses.clone(), ways_in.clone(), &means, deliveries.waker());
         let sources = ways_in.sources.clone();
         let control =
             Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());

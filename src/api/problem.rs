@@ -244,11 +244,6 @@ impl Problem {
         Self { complete_length: Some(size), ..Self::new(Kind::RangeNotSatisfiable, detail) }
     }
 
-    pub(super) fn not_supported(field: &str) -> Self {
-        let detail = format!("this version cannot do `{field}`; leave it out");
-        Self::new(Kind::NotSupported, detail)
-    }
-
     #[cfg(test)]
     pub(super) fn kind(&self) -> Kind {
         self.kind

@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn the_summary_says_what_was_found() {
         let summary = |files, faulty, interrupted| {
-            let summary = Summary { files, bytes: 1_500_000, faulty, interrupted };
+            let summary = Summary { files, bytes: 1_500_000, remote: 0, faulty, interrupted };
             summary_text(&summary, 9, Duration::from_millis(2_340))
         };
         assert_eq!(summary(3, 0, false), "3 files checked, 1.5 MB in 2.3 s: no faults\n");

@@ -161,8 +161,15 @@ mod tests {
         library.begin_part(&id, 1, &writing, recording.started_at).await.unwrap();
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(PartFiles::Writing(writing)));
         library.commit_part(&id, &part).await.unwrap();
-        let finished =
-            PartFiles::Finished { file: part.file, size: part.size, sha256: part.sha256, has_poster: false };
+        let finished = PartFiles::Finished {
+            file: part.file,
+            size: part.size,
+            sha256: part.sha256,
+            has_poster: false,
+            remote: None,
+            local: true,
+            duration_ms: part.duration_ms,
+        };
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(finished));
         assert_eq!(library.part_files(&id, 2).await.unwrap(), Some(PartFiles::Missing));
     }

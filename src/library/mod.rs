@@ -197,6 +197,8 @@ mod delete_tests;
 mod rebuild_tests;
 #[cfg(test)]
 mod recover_tests;
+#[cfg(test)]
+mod remote_tests;
 
 #[cfg(test)]
 mod tests {

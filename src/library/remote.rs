@@ -255,7 +255,7 @@ impl Library {
 }
 
 /// Of a part `p`: it is in the store, its file is here, and it has nothing left to be delivered, nor to be made.
-const DELIVERED: &str = "p.remote IS NOT NULL AND p.local = 1 AND p.poster_tries = 0 AND NOT EXISTS \
+pub(super) const DELIVERED: &str = "p.remote IS NOT NULL AND p.local = 1 AND p.poster_tries = 0 AND NOT EXISTS \
      (SELECT 1 FROM outbox o WHERE o.recording_id = p.recording_id AND (o.part = p.number OR o.part IS NULL))";
 
 /// Of a recording whose rows are about to go: its objects, and uploads that were not ended. Their progress tells of them.

@@ -427,3 +427,87 @@ fn az(config: &StoreConfig, guard: Guarded) -> Result<object_store::azure::Micro
 fn keys(config: &StoreConfig) -> Option<(&String, &Secret)> {
     config.access_key_id.as_ref().zip(config.secret_access_key.as_ref())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::TryStreamExt;
+    use object_store::memory::InMemory;
+
+    #[derive(Debug)]
+    struct SignsNothing;
+
+    impl Signer for SignsNothing {
+        fn signed_url<'life, 'path, 'answer>(
+            &'life self,
+            _: reqwest::Method,
+            _: &'path Path,
+            _: Duration,
+        ) -> std::pin::Pin<Box<dyn Future<Output = object_store::Result<Url>> + Send + 'answer>>
+        where
+            'life: 'answer,
+            'path: 'answer,
+            Self: 'answer,
+        {
+            Box::pin(async { Err(Error::NotSupported { source: "no key".into() }) })
+        }
+    }
+
+    /// As one whose credentials cannot sign URLs.
+    fn store(prefix: &str) -> Store {
+        let objects = Arc::new(InMemory::new());
+        let inner = Inner {
+            kind: StoreKind::S3,
+            root: "s3://bucket".into(),
+            prefix: prefix.into(),
+            multipart: objects.clone(),
+            objects,
+            signer: Arc::new(SignsNothing),
+        };
+        Store { inner: Arc::new(inner) }
+    }
+
+    #[test]
+    fn a_name_never_leaves_the_prefix() {
+        for (prefix, name, wanted) in [
+            ("", "cam.mp4", "s3://bucket/cam.mp4"),
+            ("a/b", "cam 1 #2 100%.mp4", "s3://bucket/a/b/cam 1 #2 100%.mp4"),
+            ("a", "Größe.mp4", "s3://bucket/a/Größe.mp4"),
+            ("a", "..", "s3://bucket/a/%2E%2E"),
+            ("a", "../x.mp4", "s3://bucket/a/..%2Fx.mp4"),
+        ] {
+            let store = store(prefix);
+            let place = store.place_of(name);
+            assert_eq!(store.url_of(&place), wanted);
+            assert_eq!(store.at(wanted).expect("a place"), place);
+        }
+        for other in ["s3://other/cam.mp4", "gs://bucket/cam.mp4", "s3://bucket", "s3://bucket2/cam.mp4"] {
+            assert!(matches!(store("").at(other), Err(StoreError::Elsewhere(_))), "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_is_read_in_ranges_where_no_url_can_be_signed() {
+        let store = store("a");
+        let place = store.place_of("cam.mp4");
+        let about = About { content_type: "video/mp4", owner: "id/1".into(), sha256: Some("ab".repeat(32)) };
+        store.put(&place, "0123456789".into(), &about, false).await.expect("put");
+        let again = store.put(&place, "another".into(), &about, false).await;
+        assert!(matches!(again, Err(StoreError::Exists)), "{again:?}");
+        let found = store.head(&place).await.expect("an answer").expect("an object");
+        assert_eq!((found.size, found.owner.as_deref()), (10, Some("id/1")));
+        assert!(is_same(&found, None, 10, &"ab".repeat(32)));
+        assert!(!is_same(&found, None, 9, &"ab".repeat(32)) && !is_same(&found, None, 10, "cd"));
+
+        let url = store.url_of(&place);
+        assert_eq!(store.presigned(&url, ANSWER, None).await.expect("an answer"), None);
+        for (range, wanted) in [(0..=9, "0123456789"), (3..=3, "3"), (8..=9, "89")] {
+            let pieces: Vec<Bytes> =
+                store.read(&url, range).await.expect("bytes").try_collect().await.expect("all");
+            assert_eq!(pieces.concat(), wanted.as_bytes());
+        }
+        store.delete(&place).await.expect("deleted");
+        assert_eq!(store.head(&place).await.expect("an answer"), None);
+        assert!(matches!(store.read(&url, 0..=1).await.map(drop), Err(StoreError::NotFound)));
+    }
+}
