@@ -68,7 +68,7 @@ where
         .unify()
         .or(health::routes(control, metrics))
         .unify()
-        .or(web::routes())
+        .or(web::routes(control.media_origin()))
         .unify()
         .or(unknown)
         .unify();

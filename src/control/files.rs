@@ -135,6 +135,11 @@ impl Control {
         Err(missing("has lost its file"))
     }
 
+    /// Where players are sent to for files that are in the store only, as a source of a page's policy.
+    pub fn media_origin(&self) -> Option<&str> {
+        self.inner.facts.store.as_ref().map(Store::origin)
+    }
+
     /// A finished part's file as it is in the store.
     fn remote(&self, part: &PartFiles) -> Option<Media> {
         let PartFiles::Finished { file, size, sha256, remote: Some(url), duration_ms, .. } = part else {

@@ -213,7 +213,7 @@ fn answer(mood: &Mood, number: usize) -> Option<(u16, &str)> {
     match mood {
         Mood::EveryThirdFails if number % 9 == 3 => Some((500, "")),
         Mood::EveryThirdFails if number % 9 == 6 => Some((503, "")),
-        Mood::EveryThirdFails if number % 9 == 0 => None,
+        Mood::EveryThirdFails if number.is_multiple_of(9) => None,
         Mood::Answer { status, headers } => Some((*status, headers)),
         _ => Some((200, "")),
     }

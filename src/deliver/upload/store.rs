@@ -128,6 +128,7 @@ struct Inner {
     /// `s3://bucket`.
     root: String,
     prefix: String,
+    origin: String,
     objects: Arc<dyn ObjectStore>,
     multipart: Arc<dyn MultipartStore>,
     signer: Arc<dyn Signer>,
@@ -150,7 +151,15 @@ impl Store {
         };
         let root = format!("{}://{}", config.kind.scheme(), config.bucket);
         let (kind, prefix) = (config.kind, config.prefix.clone());
-        Ok(Self { inner: Arc::new(Inner { kind, root, prefix, objects, multipart, signer }) })
+        // The providers' own hosts depend on more than is written here.
+        let origin = config.endpoint.as_ref().map(|url| url.origin().ascii_serialization());
+        let origin = origin.unwrap_or_else(|| "https:".into());
+        Ok(Self { inner: Arc::new(Inner { kind, root, prefix, origin, objects, multipart, signer }) })
+    }
+
+    /// Where its signed URLs are: `https://HOST:PORT`, or `https:` where that is the provider's business.
+    pub fn origin(&self) -> &str {
+        &self.inner.origin
     }
 
     /// Where a file of this name goes: below the prefix, whatever the name.
@@ -460,6 +469,7 @@ mod tests {
             kind: StoreKind::S3,
             root: "s3://bucket".into(),
             prefix: prefix.into(),
+            origin: "https:".into(),
             multipart: objects.clone(),
             objects,
             signer: Arc::new(SignsNothing),
