@@ -48,6 +48,7 @@ pub fn routes<M>(
 where
     M: Fn() -> String + Clone + Send + Sync + 'static,
 {
+    let pages = web::routes(control.media_origin());
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     let resources = v1::routes(control.clone())
         .or(events::routes(events))
@@ -68,7 +69,7 @@ where
         .unify()
         .or(health::routes(control, metrics))
         .unify()
-        .or(web::routes(control.media_origin()))
+        .or(pages)
         .unify()
         .or(unknown)
         .unify();

@@ -84,7 +84,7 @@ static ASSETS: LazyLock<[Asset; 18]> = LazyLock::new(|| {
 /// `media_origin`: where `/file` may redirect players to, as a source of the policy.
 pub(super) fn routes(
     media_origin: Option<&str>,
-) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static {
+) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static + use<> {
     let policy = policy(media_origin);
     let request =
         warp::method().and(warp::header::headers_cloned()).and(warp::any().map(move || policy.clone()));

@@ -176,6 +176,10 @@ impl Upload<'_> {
         let about = About { sha256: Some(sha256.to_owned()), ..self.about(content_type(&self.of.name)) };
         let entry = Entry { library: self.library, id: self.entry };
         if progress.object != object {
+            // The name it was begun under is somebody else's by now.
+            if let (Some(upload), Ok(old)) = (&progress.upload, self.store.at(&progress.object)) {
+                self.store.abort_parts(&old, upload).await?;
+            }
             progress = Progress { object, part_bytes: part_bytes(size), ..Progress::default() };
             entry.keep(&progress).await?;
         }

@@ -120,7 +120,19 @@ pub(super) async fn put_in_parts(
         return Err(Trouble::Retry("another object has got the name meanwhile".into()));
     }
     let parts = progress.parts.iter().flatten().cloned().collect();
-    Ok(store.end_parts(place, &upload, parts).await?)
+    match store.end_parts(place, &upload, parts).await {
+        // Ended before, and then the object is there; or lost.
+        Err(StoreError::NotFound) => Err(begin_again(entry, progress).await?),
+        other => Ok(other?),
+    }
+}
+
+/// The store has forgotten the upload: somebody ended it, or its time was over.
+async fn begin_again(entry: Entry<'_>, progress: &mut Progress) -> Result<Trouble, Trouble> {
+    let object = progress.object.clone();
+    *progress = Progress { object, part_bytes: progress.part_bytes, ..Progress::default() };
+    entry.keep(progress).await?;
+    Ok(Trouble::Retry("the store knows nothing of the upload any more; it begins again".into()))
 }
 
 #[derive(Clone)]
@@ -186,14 +198,7 @@ async fn one_sent(
     let (index, sent) = sent.map_err(|e| Trouble::Retry(e.to_string()))?;
     match sent {
         Ok(id) => progress.parts[index] = Some(id),
-        // The store has forgotten the upload: somebody ended it, or its time was over.
-        Err(StoreError::NotFound) => {
-            *progress = Progress { object: progress.object.clone(), ..Progress::default() };
-            entry.keep(progress).await?;
-            return Err(Trouble::Retry(
-                "the store knows nothing of the upload any more; it begins again".into(),
-            ));
-        }
+        Err(StoreError::NotFound) => return Err(begin_again(entry, progress).await?),
         Err(e) => return Err(e.into()),
     }
     entry.keep(progress).await
