@@ -159,7 +159,7 @@ impl App {
         };
         let ways_in = WaysIn::new(&hub, &config);
 
-        let facts = facts_of(&config, addresses.clone(), ways_in.clone(), webhooks);
+        let facts = facts_of(&config, addresses.clone(), ways_in.clone(), webhooks, deliveries.waker());
         let sources = ways_in.sources.clone();
         let control =
             Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());
@@ -251,7 +251,13 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
     }
 }
 
-fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn, webhooks: Subscriptions) -> Facts {
+fn facts_of(
+    config: &DaemonConfig,
+    addresses: Addresses,
+    ways_in: WaysIn,
+    webhooks: Subscriptions,
+    deliveries: deliver::Waker,
+) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(config),
@@ -260,6 +266,7 @@ fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn, webhoo
         hand_on: hand_on_of(config),
         webhooks,
         allow_delivery: config.allow_delivery.clone(),
+        deliveries,
     }
 }
 

@@ -164,7 +164,7 @@ fn a_receiver_that_was_down_gets_all_in_order_when_it_is_back() {
     let files: usize = stories.iter().map(|story| story.len() - 2).sum();
     wait_until("the hooks have run", SOON, || house.hook_calls().len() == files);
     receiver.open();
-    let events = stories.iter().map(Vec::len).sum();
+    let events: usize = stories.iter().map(Vec::len).sum();
     wait_until("all is told", RETRIES, || receiver.accepted_count() >= events);
     for (id, story) in ids.iter().zip(&stories) {
         let mut calls = receiver.calls();

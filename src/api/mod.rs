@@ -6,6 +6,7 @@
 //! Handlers say what went wrong (`problem::Kind`); which status that is, is decided in this file only.
 
 mod body;
+mod deliveries;
 mod events;
 mod flashphoner;
 mod flashphoner_pull;
@@ -56,6 +57,8 @@ where
         .or(sources::routes(control.clone()))
         .unify()
         .or(webhooks::routes(control.clone()))
+        .unify()
+        .or(deliveries::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
@@ -109,6 +112,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::UnknownRecording
         | Kind::UnknownFile
         | Kind::UnknownRoom
+        | Kind::UnknownDelivery
         | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -169,6 +173,7 @@ impl From<ControlError> for Problem {
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
             ControlError::UnknownFile(_) => Kind::UnknownFile,
             ControlError::StillRunning(_) => Kind::RecordingRunning,
+            ControlError::UnknownDelivery(_) => Kind::UnknownDelivery,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
@@ -256,6 +261,7 @@ mod tests {
             (ControlError::UnknownRoom(RoomName::default()), 404, 404),
             (ControlError::RoomRecorded(RoomName::default()), 409, 409),
             (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),
+            (ControlError::UnknownDelivery("7".into()), 404, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),

@@ -31,6 +31,7 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/unknown-recording` | 404 | no recording has this id |
 /// | `/problems/unknown-file` | 404 | the recording has no such part, or the part no such file |
 /// | `/problems/range-not-satisfiable` | 416 | `Range` begins behind the end of the file |
+/// | `/problems/unknown-delivery` | 404 | nothing that is still to be delivered has this id |
 /// | `/problems/recording-running` | 409 | the recording has not ended, and cannot be deleted yet |
 /// | `/problems/unknown-room` | 404 | no live stream is in the room |
 /// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
@@ -83,6 +84,7 @@ pub(super) enum Kind {
     UnknownSession,
     UnknownRecording,
     UnknownFile,
+    UnknownDelivery,
     RangeNotSatisfiable,
     RecordingRunning,
     UnknownRoom,
@@ -140,6 +142,7 @@ impl Kind {
             Kind::UnknownSession => ("/problems/unknown-session", "No such session"),
             Kind::UnknownRecording => ("/problems/unknown-recording", "No such recording"),
             Kind::UnknownFile => ("/problems/unknown-file", "No such file"),
+            Kind::UnknownDelivery => ("/problems/unknown-delivery", "No such delivery"),
             Kind::RangeNotSatisfiable => ("/problems/range-not-satisfiable", "Range not satisfiable"),
             Kind::RecordingRunning => ("/problems/recording-running", "Recording has not ended"),
             Kind::UnknownRoom => ("/problems/unknown-room", "No live stream in this room"),

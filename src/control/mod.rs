@@ -1,6 +1,7 @@
 //! The verbs: what both API dialects, the CLI and the policy do to streams and recordings.
 
 mod active;
+mod deliveries;
 mod disk;
 mod events;
 mod files;
@@ -16,7 +17,10 @@ pub mod whip;
 
 pub use crate::{
     deliver::SubscriptionInfo,
-    library::{Filter, Page, Part, Recording, RecordingId, Status},
+    library::{
+        DeliveryKind, Filter, Letter, LetterFilter, LetterState, OutboxId, Page, Part, Recording,
+        RecordingId, Status,
+    },
     record::Refusal,
 };
 pub use events::{
@@ -31,7 +35,7 @@ pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
     config::{DeliveryRefused, DeliveryRules, Rotation},
-    deliver::Subscriptions,
+    deliver::{Subscriptions, Waker},
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{HandOn, Library, LibraryError},
@@ -91,6 +95,10 @@ pub enum ControlError {
     StillRunning(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
+    #[error(
+        "there is no delivery {0}; it may be done by now. `GET /api/v1/deliveries` lists those that are not"
+    )]
+    UnknownDelivery(String),
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
     #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
@@ -150,6 +158,8 @@ pub struct Facts {
     pub webhooks: Subscriptions,
     /// Where a start call may have things sent to.
     pub allow_delivery: DeliveryRules,
+    /// Who delivers.
+    pub deliveries: Waker,
 }
 
 /// A cheap handle; all clones are the same.

@@ -44,10 +44,8 @@ impl Library {
                 "the catalog is new: entering the files from their manifests"
             );
         }
-        // Of those that an earlier catalog had, hooks have run as far as anybody knows, but for those it still owed.
-        let owed = self.owed().await?;
-        let owes = |found: &Found| !rebuilt || owed.contains(&(found.identity.id, found.part.number));
-        let mut entered = self.enter_whole(&whole, rebuilt, hand_on, owes).await?;
+        // Those that an earlier catalog had are handed on as far as anybody knows, but for what it still owed.
+        let mut entered = self.enter_whole(&whole, rebuilt, hand_on).await?;
         if rebuilt && *hand_on != HandOn::default() && entered.parts > entered.handed_on {
             let files = entered.parts - entered.handed_on;
             tracing::warn!(files, "are not handed on again: files entered into a new catalog");

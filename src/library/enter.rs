@@ -4,18 +4,18 @@ use super::{
     HandOn, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
     Storage,
     catalog::{
-        from_json, get, id_of, insert_part, insert_recording, path_text, recording_of, time_of, to_json,
-        to_sql,
+        from_json, get, insert_part, insert_recording, path_text, recording_of, time_of, to_json, to_sql,
     },
     files::poster_of,
-    outbox, sql,
+    outbox::{self, News},
+    sql,
     storage::{io_error, measure, rename_new},
 };
 use crate::media::{Gap, GapKind};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::SqliteConnection;
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
 };
@@ -58,7 +58,8 @@ impl Entered {
 }
 
 impl Library {
-    /// Enters the files `names`, which have their manifests beside them, each handed on as `hand_on` says when it is one of `owes`. Files
+    /// Enters the files `names`, which have their manifests beside them, each handed on as `hand_on` says, but in a `rebuilt` catalog:
+    /// there only what the one before still owed is. Files
     /// that were copied or renamed come last, so that the one that has its own name is the part. A file of
     /// another size than its manifest tells is entered into a `rebuilt` catalog only: the one before may have had it.
     pub(super) async fn enter_whole(
@@ -66,7 +67,6 @@ impl Library {
         names: &[String],
         rebuilt: bool,
         hand_on: &HandOn,
-        owes: impl Fn(&Found) -> bool,
     ) -> Result<Entered, LibraryError> {
         let mut entered = Entered::default();
         let mut renamed = Vec::new();
@@ -75,7 +75,7 @@ impl Library {
             let read = tokio::task::spawn_blocking(move || read_manifests(&folder, &batch, rebuilt)).await;
             let failed = |e| io_error("cannot search", self.storage().folder())(std::io::Error::other(e));
             let mut found = read.map_err(failed)?;
-            found.iter_mut().for_each(|(_, found)| found.hand_on = owes(found));
+            found.iter_mut().for_each(|(_, found)| found.hand_on = !rebuilt);
             let (other, found): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|(name, found)| *name != found.part.name);
             entered.add(self.enter(found.into_iter().map(|(_, found)| found).collect(), hand_on).await?);
@@ -93,21 +93,17 @@ impl Library {
         row.fetch_one(self.readers()).await.map_err(sql("read whether it is new"))
     }
 
-    /// Parts whose hooks the damaged catalog before this one still owed.
-    pub(super) async fn owed(&self) -> Result<HashSet<(RecordingId, u32)>, LibraryError> {
-        let rows = sqlx::query("SELECT recording_id, part FROM owed").fetch_all(self.readers()).await;
-        let rows = rows.map_err(sql("read which hooks are still to run"))?;
-        rows.iter().map(|row| Ok((id_of(row, "recording_id")?, get(row, "part")?))).collect()
-    }
-
     /// Every file of before is entered.
     pub(super) async fn rebuilt(&self) -> Result<(), LibraryError> {
         const WHAT: &str = "note that it is filled";
         let mut tx = self.write(WHAT).await?;
-        for table in ["DELETE FROM rebuild", "DELETE FROM owed"] {
-            sqlx::query(table).execute(&mut *tx).await.map_err(sql(WHAT))?;
+        sqlx::query("DELETE FROM rebuild").execute(&mut *tx).await.map_err(sql(WHAT))?;
+        let left = outbox::owed::forget(&mut tx, WHAT).await?;
+        tx.commit().await.map_err(sql(WHAT))?;
+        if left > 0 {
+            tracing::warn!(left, "deliveries were still to be made of files that are gone");
         }
-        tx.commit().await.map_err(sql(WHAT))
+        Ok(())
     }
 
     /// Enters parts and, where the catalog has none, their recordings: all of them or none.
@@ -124,21 +120,20 @@ impl Library {
         // Hooks of one recording run in the order of its parts.
         batch.sort_by_key(|f| (f.identity.started_at, f.identity.id, f.part.number));
         let mut tx = self.write(WHAT).await?;
-        let mut grown = BTreeSet::new();
+        let (mut grown, mut begun) = (BTreeSet::new(), BTreeSet::new());
         for found in batch {
             let id = found.identity.id;
             match entry(&mut tx, &found, hand_on, WHAT).await? {
                 Entry::Known => {}
                 Entry::Moved => entered.moved += 1,
                 Entry::Other => entered.left.push(found.part.file),
-                Entry::New => {
+                Entry::New { first } => {
                     insert_part(&mut tx, &id, &found.part, WHAT).await?;
                     entered.parts += 1;
                     grown.insert(id);
-                    if found.hand_on {
-                        let status = if found.recovered { Status::Recovered } else { Status::Completed };
-                        outbox::put_part(&mut tx, &id, &found.part, status, hand_on, WHAT).await?;
+                    if hand_on_found(&mut tx, &found, hand_on, WHAT).await? {
                         entered.handed_on += 1;
+                        begun.extend(Some(id).filter(|_| first && found.hand_on));
                     }
                 }
             }
@@ -146,14 +141,19 @@ impl Library {
         for id in grown {
             sum_up(&mut tx, &id, WHAT).await?;
         }
+        for id in begun {
+            outbox::put_event(&mut tx, &id, News::Completed, WHAT).await?;
+        }
         tx.commit().await.map_err(sql(WHAT))?;
         Ok(entered)
     }
 }
 
 enum Entry {
-    /// A part to enter; its recording has a row.
-    New,
+    /// A part to enter; its recording has a row. `first`: since now.
+    New {
+        first: bool,
+    },
     Known,
     /// The row tells its new name now.
     Moved,
@@ -198,8 +198,14 @@ async fn entry(
         .fetch_optional(&mut *tx)
         .await
         .map_err(sql(what))?;
+    let first = status.is_none();
     match status.as_deref().map(Status::parse) {
-        None => insert_recording(tx, &of_manifest(identity, *recovered), hand_on, what).await?,
+        None => {
+            let known = outbox::owed::hand_on_of(tx, &identity.id, what).await?;
+            let hand_on = known.as_ref().unwrap_or(hand_on);
+            insert_recording(tx, &of_manifest(identity, *recovered), hand_on, what).await?;
+            outbox::owed::restore(tx, &identity.id, None, what).await?;
+        }
         Some(Some(Status::Completed)) if *recovered => {
             sqlx::query("UPDATE recording SET status = 'recovered' WHERE id = ?")
                 .bind(&id)
@@ -210,7 +216,25 @@ async fn entry(
         Some(Some(status)) if status.is_final() => {}
         Some(_) => return Ok(Entry::Other),
     }
-    Ok(Entry::New)
+    Ok(Entry::New { first })
+}
+
+/// What an earlier catalog owed of a part, else what is to be done with each. False when that is nothing.
+async fn hand_on_found(
+    tx: &mut SqliteConnection,
+    found: &Found,
+    hand_on: &HandOn,
+    what: &'static str,
+) -> Result<bool, LibraryError> {
+    let Found { identity, part, recovered, .. } = found;
+    if outbox::owed::restore(tx, &identity.id, Some(part.number), what).await? > 0 {
+        return Ok(true);
+    }
+    if found.hand_on {
+        let status = if *recovered { Status::Recovered } else { Status::Completed };
+        outbox::put_part(tx, &identity.id, part, status, hand_on, what).await?;
+    }
+    Ok(found.hand_on)
 }
 
 /// A recording of which only finished files are known.

@@ -103,7 +103,7 @@ impl Storage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::testing;
+    use crate::library::{HandOn, testing};
     use std::{fs, os::unix::fs::symlink};
 
     #[tokio::test]
@@ -134,13 +134,13 @@ mod tests {
         let recording = testing::recording(0);
         let id = recording.id;
         assert_eq!(library.part_files(&id, 1).await.unwrap(), None);
-        library.begin(&recording).await.unwrap();
+        library.begin(&recording, &HandOn::default()).await.unwrap();
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(PartFiles::Missing));
         let part = testing::part(1);
         let writing = PathBuf::from("/records/cam.mp4.part");
         library.begin_part(&id, 1, &writing, recording.started_at).await.unwrap();
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(PartFiles::Writing(writing)));
-        library.commit_part(&id, &part, None).await.unwrap();
+        library.commit_part(&id, &part).await.unwrap();
         let finished =
             PartFiles::Finished { file: part.file, size: part.size, sha256: part.sha256, has_poster: false };
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(finished));

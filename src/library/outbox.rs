@@ -5,6 +5,7 @@
 //! back the rest for days.
 
 mod letters;
+pub(super) mod owed;
 mod put;
 mod queue;
 mod told;

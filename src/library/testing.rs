@@ -31,6 +31,25 @@ fn inspect(file: &std::path::Path) -> Result<Option<Salvaged>, String> {
     Ok(plays.then_some(Salvaged { duration_ms: 1000, video: part(1).video, audio: None }))
 }
 
+/// Hooks that are due now.
+pub async fn due(library: &Library) -> Vec<Delivery> {
+    due_at(library, chrono::Utc::now()).await
+}
+
+pub async fn due_at(library: &Library, now: DateTime<chrono::Utc>) -> Vec<Delivery> {
+    due_of(library, DeliveryKind::Hook, now).await
+}
+
+pub async fn due_of(library: &Library, kind: DeliveryKind, now: DateTime<chrono::Utc>) -> Vec<Delivery> {
+    library.outbox_due(Due { kind, now, limit: 1_000, without: &[], not_to: &[] }).await.unwrap()
+}
+
+/// What is stored of a hook that has run.
+pub fn ran(exit: i32, attempts: u32) -> Tried {
+    let error = (exit != 0).then(|| format!("exit code {exit}"));
+    Tried { attempts, error, hook: Some(HookResult { exit: Some(exit), attempts, output: "said".into() }) }
+}
+
 /// Has this script run for each part.
 pub fn hooked(script: impl Into<PathBuf>) -> HandOn {
     HandOn { hook: Some(script.into()), ..HandOn::default() }

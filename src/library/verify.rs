@@ -151,7 +151,7 @@ fn part_of(row: &SqliteRow) -> Result<KnownPart, LibraryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::{Library, testing};
+    use crate::library::{HandOn, Library, testing};
     use std::collections::BTreeSet;
 
     fn names(folder: &Path) -> BTreeSet<OsString> {
@@ -160,9 +160,9 @@ mod tests {
 
     async fn enter(library: &Library, numbers: std::ops::Range<u32>) -> RecordingId {
         let recording = testing::recording(0);
-        library.begin(&recording).await.unwrap();
+        library.begin(&recording, &HandOn::default()).await.unwrap();
         for number in numbers {
-            library.commit_part(&recording.id, &testing::part(number), None).await.unwrap();
+            library.commit_part(&recording.id, &testing::part(number)).await.unwrap();
         }
         recording.id
     }

@@ -46,26 +46,20 @@ CREATE TABLE delivered (
 );
 CREATE INDEX delivered_by_recording ON delivered (recording_id);
 
--- What a damaged catalog still had to deliver, until its recordings and parts are entered into this one. job: NULL for the
--- hook that the policy tells.
-CREATE TABLE owed_of_all (
+-- What a damaged catalog still had to deliver, until its recordings and parts are entered into this one.
+DROP TABLE owed;
+CREATE TABLE owed (
     number       INTEGER PRIMARY KEY AUTOINCREMENT,
     key          TEXT    NOT NULL UNIQUE,
     kind         TEXT    NOT NULL,
-    target       TEXT    NOT NULL,
     recording_id TEXT    NOT NULL,
     part         INTEGER,
-    job          TEXT,
+    job          TEXT    NOT NULL,
     dead         INTEGER NOT NULL,
     attempts     INTEGER NOT NULL,
     error        TEXT,
     progress     TEXT
 );
-INSERT INTO owed_of_all (key, kind, target, recording_id, part, dead, attempts) SELECT 'msg_' || lower(hex(randomblob(4))
-    || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-a' || substr(hex(randomblob(2)), 2) || '-'
-    || hex(randomblob(6))), 'hook', '', recording_id, part, 0, 0 FROM owed;
-DROP TABLE owed;
-ALTER TABLE owed_of_all RENAME TO owed;
 CREATE INDEX owed_by_recording ON owed (recording_id, part);
 
 -- And what was to be done with recordings that it had under way.

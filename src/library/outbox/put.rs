@@ -68,7 +68,7 @@ impl Library {
         let mut tx = self.write(WHAT).await?;
         for url in webhooks {
             let job = Job::Webhook(WebhookJob { url: url.clone(), event: body.clone() });
-            insert(&mut tx, None, None, &job, WHAT).await?;
+            insert(&mut tx, &Draft::new(None, None, job), WHAT).await?;
         }
         tx.commit().await.map_err(sql(WHAT))
     }
@@ -80,7 +80,7 @@ fn body(event: &str, data: Value) -> Value {
 }
 
 /// Puts in what is to be done with a part that was entered in this transaction, as its recording's `hand_on` says, or else as
-/// `otherwise`. `status`: what a hook is told. Answers how many entries that are.
+/// `otherwise`. `status`: what a hook is told.
 pub(in crate::library) async fn put_part(
     tx: &mut SqliteConnection,
     id: &RecordingId,
@@ -88,7 +88,7 @@ pub(in crate::library) async fn put_part(
     status: Status,
     otherwise: &HandOn,
     what: &'static str,
-) -> Result<usize, LibraryError> {
+) -> Result<(), LibraryError> {
     let known = hand_on_of(tx, id, what).await?;
     let HandOn { hook, webhooks, uploads } = known.as_ref().unwrap_or(otherwise);
     if let Some(script) = hook {
@@ -96,15 +96,14 @@ pub(in crate::library) async fn put_part(
     }
     let hooks = hook.iter().map(|script| Job::Hook(HookJob { script: script.clone(), status }));
     let uploads = uploads.iter().map(|to| Job::Upload(UploadJob { to: to.clone() }));
-    let jobs: Vec<Job> = hooks.chain(uploads).collect();
-    for job in &jobs {
-        insert(tx, Some(id), Some(part.number), job, what).await?;
+    for job in hooks.chain(uploads) {
+        insert(tx, &Draft::new(Some(id), Some(part.number), job), what).await?;
     }
     tell(tx, id, webhooks, News::Part(part.number), what).await?;
     if is_worse(tx, id, part, what).await? {
         tell(tx, id, webhooks, News::Degraded, what).await?;
     }
-    Ok(jobs.len() + webhooks.len())
+    Ok(())
 }
 
 /// Puts in news of a recording for each of its webhooks.
@@ -145,7 +144,7 @@ async fn put_webhooks(
 ) -> Result<(), LibraryError> {
     for url in webhooks {
         let job = Job::Webhook(WebhookJob { url: url.clone(), event: event.clone() });
-        insert(tx, Some(id), part, &job, what).await?;
+        insert(tx, &Draft::new(Some(id), part, job), what).await?;
     }
     Ok(())
 }
@@ -265,30 +264,57 @@ async fn hand_on_of(
     json.map(|json| from_json("hand_on", json)).transpose()
 }
 
-/// Enters one, due at once unless an earlier one of its line holds it back.
-async fn insert(
+/// An entry to be.
+pub(super) struct Draft {
+    pub key: String,
+    pub recording: Option<RecordingId>,
+    pub part: Option<u32>,
+    pub job: Job,
+    pub dead: bool,
+    pub attempts: u32,
+    pub error: Option<String>,
+    pub progress: Option<Value>,
+}
+
+impl Draft {
+    fn new(recording: Option<&RecordingId>, part: Option<u32>, job: Job) -> Self {
+        let key = format!("msg_{}", Uuid::new_v4());
+        let recording = recording.copied();
+        Self { key, recording, part, job, dead: false, attempts: 0, error: None, progress: None }
+    }
+}
+
+/// Enters one, due at once unless it is dead or an earlier one of its line holds it back.
+pub(super) async fn insert(
     tx: &mut SqliteConnection,
-    recording: Option<&RecordingId>,
-    part: Option<u32>,
-    job: &Job,
+    draft: &Draft,
     what: &'static str,
 ) -> Result<(), LibraryError> {
-    let kind = job.kind();
-    let line = Line { recording: recording.map(RecordingId::to_string), kind, target: job.target() };
-    let held = holds(tx, &line, what).await?;
+    let kind = draft.job.kind();
+    let recording = draft.recording.map(|id| id.to_string());
+    let line = Line { recording, kind, target: draft.job.target() };
+    let state = match draft.dead {
+        true => "dead",
+        false if holds(tx, &line, what).await? => "held",
+        false => "waiting",
+    };
+    let is_news = kind == DeliveryKind::Webhook;
     sqlx::query(
-        "INSERT INTO outbox (key, kind, target, recording_id, part, place, job, state, holds, attempts, next_at_ms) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
+        "INSERT INTO outbox (key, kind, target, recording_id, part, place, job, state, holds, attempts, next_at_ms, \
+         error, progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
     )
-    .bind(format!("msg_{}", Uuid::new_v4()))
+    .bind(&draft.key)
     .bind(kind.as_str())
     .bind(&line.target)
     .bind(&line.recording)
-    .bind(part)
-    .bind(part.filter(|_| kind != DeliveryKind::Webhook).unwrap_or(0))
-    .bind(to_json(job))
-    .bind(if held { "held" } else { "waiting" })
-    .bind(!held)
+    .bind(draft.part)
+    .bind(draft.part.filter(|_| !is_news).unwrap_or(0))
+    .bind(to_json(&draft.job))
+    .bind(state)
+    .bind(state == "waiting")
+    .bind(draft.attempts)
+    .bind(&draft.error)
+    .bind(draft.progress.as_ref().map(to_json))
     .execute(tx)
     .await
     .map_err(sql(what))?;
