@@ -215,7 +215,7 @@ fn of_a_thousand_parts_none_is_lost_on_a_receiver_that_fails_a_third_of_its_call
     const STREAMS: usize = 100;
     const PARTS: u64 = 10;
     let receiver = Receiver::start(SECRET);
-    receiver.set(Mood::EveryThirdFails);
+    receiver.set(Mood::ThirdFails);
     let house = house(ROTATED, &[&receiver], "webhook_concurrency = 64");
     let daemon = house.start(REELD);
     let flv = Flv::read(&av_source(TMP, 2)).expect("an FLV file");
@@ -252,7 +252,7 @@ fn of_a_thousand_parts_none_is_lost_on_a_receiver_that_fails_a_third_of_its_call
     });
     let calls = receiver.calls();
     let failed = calls.iter().filter(|call| !call.accepted()).count();
-    assert!(failed * 3 >= calls.len() - 3, "{failed} of {} calls failed", calls.len());
+    assert!(failed * 10 >= calls.len() * 3, "{failed} of {} calls failed", calls.len());
     assert!(calls.iter().all(|call| call.verified));
     let mut by_recording: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for event in told(&without_doubles(receiver.accepted())) {
