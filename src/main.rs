@@ -12,6 +12,8 @@ const MAX_HEAPS: libc::c_int = 2;
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet. That it fails costs memory, nothing else.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, MAX_HEAPS) };
+    // The one that TLS is spoken with, towards clients and from here to others. An error: it is set already.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let cli = cli::parse();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -49,11 +49,13 @@ where
     M: Fn() -> String + Clone + Send + Sync + 'static,
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
+    // Boxed: the type of all of them in one is deeper than the compiler goes.
     let resources = v1::routes(control.clone())
         .or(events::routes(events))
         .unify()
         .or(media::routes(control.clone()))
         .unify()
+        .boxed()
         .or(sources::routes(control.clone()))
         .unify()
         .or(webhooks::routes(control.clone()))
@@ -62,14 +64,17 @@ where
         .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
+        .boxed()
         .or(openvidu::routes(control.clone()))
         .unify()
         .or(whip::routes(whip))
         .unify()
+        .boxed()
         .or(health::routes(control, metrics))
         .unify()
         .or(web::routes())
         .unify()
+        .boxed()
         .or(unknown)
         .unify();
     warp::path::full().and(warp::method()).and(resources).map(finish)

@@ -192,6 +192,8 @@ mod catalog_tests;
 #[cfg(test)]
 mod delete_tests;
 #[cfg(test)]
+mod outbox_tests;
+#[cfg(test)]
 mod rebuild_tests;
 #[cfg(test)]
 mod recover_tests;

@@ -10,7 +10,7 @@ use chrono::Utc;
 use futures_util::TryStreamExt;
 use sqlx::{
     ConnectOptions, SqlitePool,
-    migrate::MigrateError,
+    migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 use std::{
@@ -20,6 +20,8 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/library/migrations");
 
 /// Primary result codes of SQLite (sqlite.org/rescode.html).
 const SQLITE_ERROR: i32 = 1;
@@ -148,8 +150,9 @@ async fn check(pool: &SqlitePool, file: &Path, thorough: bool) -> Result<(), Lib
     if found != "ok" {
         return Err(damaged(found));
     }
-    if let Err(source) = sqlx::migrate!("src/library/migrations").run(pool).await {
-        if is_ours(pool).await && is_code(&source, SQLITE_ERROR) {
+    if let Err(source) = MIGRATIONS.run(pool).await {
+        let nonsense = is_code(&source, SQLITE_ERROR) || matches!(source, MigrateError::VersionMismatch(_));
+        if is_ours(pool).await && (nonsense || has_a_hole(pool).await) {
             return Err(damaged(format!("its tables are not those of any version: {source}")));
         }
         return Err(LibraryError::Migrate { file: file.to_path_buf(), source });
@@ -208,6 +211,14 @@ fn is_nonsense(error: &LibraryError) -> bool {
 async fn keep_owed(pool: &SqlitePool, aside: &Path) -> Result<usize, sqlx::Error> {
     let old = SqliteConnectOptions::new().filename(aside).read_only(true);
     outbox::owed::keep(pool, &mut old.connect().await?).await
+}
+
+/// Whether it lacks a migration older than the newest it has: one of a newer version has all of ours.
+async fn has_a_hole(pool: &SqlitePool) -> bool {
+    let applied = sqlx::query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(pool).await;
+    let applied: Vec<i64> = applied.unwrap_or_default();
+    let newest = applied.iter().max().copied().unwrap_or(0);
+    MIGRATIONS.iter().any(|ours| ours.version < newest && !applied.contains(&ours.version))
 }
 
 /// Whether a version of this program made the tables, and not another program.

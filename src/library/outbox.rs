@@ -14,6 +14,11 @@ pub use letters::{Letter, LetterFilter, LetterState};
 pub(super) use put::{News, put_event, put_part};
 pub use queue::{Due, Tried};
 pub(super) use told::read_deliveries;
+#[cfg(test)]
+pub(super) use {
+    put::{HOLDS, RELEASE},
+    queue::due_query,
+};
 
 use super::{DeliveryKind, DeliveryState, PartDelivery, RecordingId, Status};
 use crate::media::MediaSessionId;
@@ -143,6 +148,14 @@ impl Job {
             Job::Hook(job) => job.script.to_string_lossy().into_owned(),
             Job::Webhook(job) => job.url.clone(),
             Job::Upload(job) => job.to.target().to_owned(),
+        }
+    }
+
+    /// `type` of the event a webhook tells.
+    fn event(&self) -> Option<&str> {
+        match self {
+            Job::Webhook(job) => job.event["type"].as_str(),
+            _ => None,
         }
     }
 }

@@ -4,6 +4,7 @@ ALTER TABLE recording ADD COLUMN hand_on TEXT;
 -- What is still to be delivered. state: 'waiting' for next_at_ms (0: at once), 'held' behind an earlier one of its recording
 -- and target, 'dead' given up. holds: 1 while it waits and has not failed so often that it keeps the ones behind it no more.
 -- place: among those of one recording and target; the part of a file, 0 for news, which go in the order they were put in.
+-- event: what news tells.
 CREATE TABLE outbox_of_all (
     id                INTEGER PRIMARY KEY AUTOINCREMENT,
     key               TEXT    NOT NULL UNIQUE,
@@ -12,6 +13,7 @@ CREATE TABLE outbox_of_all (
     recording_id      TEXT    REFERENCES recording (id) ON DELETE CASCADE,
     part              INTEGER,
     place             INTEGER NOT NULL,
+    event             TEXT,
     job               TEXT    NOT NULL,
     state             TEXT    NOT NULL,
     holds             INTEGER NOT NULL,
@@ -24,14 +26,15 @@ CREATE TABLE outbox_of_all (
 
 INSERT INTO outbox_of_all SELECT id, 'msg_' || lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4'
     || substr(hex(randomblob(2)), 2) || '-a' || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))),
-    kind, json_extract(job, '$.script'), recording_id, part, part, json_set(job, '$.kind', 'hook'), state,
+    kind, json_extract(job, '$.script'), recording_id, part, part, NULL, json_set(job, '$.kind', 'hook'), state,
     state = 'waiting' AND attempts < 5, attempts, first_tried_at_ms, next_at_ms, NULL, NULL FROM outbox ORDER BY id;
 DROP TABLE outbox;
 ALTER TABLE outbox_of_all RENAME TO outbox;
 
--- What is due; what comes next in the line of a recording and target; what the API lists.
+-- What is due; what comes next in the line of a recording and target, and what it waits for; what the API lists.
 CREATE INDEX outbox_by_time   ON outbox (kind, next_at_ms, id, target) WHERE state = 'waiting';
-CREATE INDEX outbox_by_line   ON outbox (recording_id, kind, target, state, holds, place, id);
+CREATE INDEX outbox_by_line   ON outbox (recording_id, kind, target, state, place, id);
+CREATE INDEX outbox_holding   ON outbox (recording_id, kind, target) WHERE holds = 1;
 CREATE INDEX outbox_by_state  ON outbox (state, id);
 CREATE INDEX outbox_by_kind   ON outbox (kind, id);
 

@@ -126,7 +126,7 @@ impl Library {
         };
         let mut query = QueryBuilder::<Sqlite>::new(
             "SELECT id, key, kind, target, recording_id, part, state, attempts, first_tried_at_ms, next_at_ms, error, \
-             json_extract(job, '$.event.type') AS event FROM outbox WHERE id > ",
+             event FROM outbox WHERE id > ",
         );
         query.push_bind(after);
         filter.push(&mut query);
@@ -141,12 +141,11 @@ impl Library {
 
     /// One entry.
     pub async fn letter(&self, id: OutboxId) -> Result<Option<Letter>, LibraryError> {
-        let row =
-            sqlx::query("SELECT *, json_extract(job, '$.event.type') AS event FROM outbox WHERE id = ?")
-                .bind(id)
-                .fetch_optional(self.readers())
-                .await
-                .map_err(sql("read the outbox"))?;
+        let row = sqlx::query("SELECT * FROM outbox WHERE id = ?")
+            .bind(id)
+            .fetch_optional(self.readers())
+            .await
+            .map_err(sql("read the outbox"))?;
         row.as_ref().map(letter_of).transpose()
     }
 

@@ -18,6 +18,15 @@ use uuid::Uuid;
 /// Parts and gaps of a recording that are told with it: the newest.
 const TOLD_PARTS: u32 = 50;
 
+/// Whether an entry that is put into a line now has to wait.
+pub(in crate::library) const HOLDS: &str = "SELECT EXISTS (SELECT 1 FROM outbox WHERE recording_id IS ?1 AND \
+     kind = ?2 AND target = ?3 AND holds = 1) OR EXISTS (SELECT 1 FROM outbox WHERE recording_id IS ?1 AND kind = ?2 AND \
+     target = ?3 AND state = 'held')";
+/// Lets the next held entry of a line go, when nothing holds it back any more.
+pub(in crate::library) const RELEASE: &str = "UPDATE outbox SET state = 'waiting', holds = 1 WHERE id = (SELECT id \
+     FROM outbox WHERE recording_id IS ?1 AND kind = ?2 AND target = ?3 AND state = 'held' ORDER BY place, id LIMIT 1) \
+     AND NOT EXISTS (SELECT 1 FROM outbox WHERE recording_id IS ?1 AND kind = ?2 AND target = ?3 AND holds = 1)";
+
 /// Entries that keep their order: of one recording (`None`: the daemon's own news) and target.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Line {
@@ -300,8 +309,8 @@ pub(super) async fn insert(
     };
     let is_news = kind == DeliveryKind::Webhook;
     sqlx::query(
-        "INSERT INTO outbox (key, kind, target, recording_id, part, place, job, state, holds, attempts, next_at_ms, \
-         error, progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+        "INSERT INTO outbox (key, kind, target, recording_id, part, place, event, job, state, holds, attempts, \
+         next_at_ms, error, progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
     )
     .bind(&draft.key)
     .bind(kind.as_str())
@@ -309,6 +318,7 @@ pub(super) async fn insert(
     .bind(&line.recording)
     .bind(draft.part)
     .bind(draft.part.filter(|_| !is_news).unwrap_or(0))
+    .bind(draft.job.event())
     .bind(to_json(&draft.job))
     .bind(state)
     .bind(state == "waiting")
@@ -321,37 +331,27 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// Whether one that is put into this line now has to wait.
 async fn holds(tx: &mut SqliteConnection, line: &Line, what: &'static str) -> Result<bool, LibraryError> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM outbox WHERE recording_id IS ?1 AND kind = ?2 AND target = ?3 AND \
-         state = 'held') OR EXISTS (SELECT 1 FROM outbox WHERE recording_id IS ?1 AND kind = ?2 AND target = ?3 AND \
-         state = 'waiting' AND holds = 1)",
-    )
-    .bind(&line.recording)
-    .bind(line.kind.as_str())
-    .bind(&line.target)
-    .fetch_one(tx)
-    .await
-    .map_err(sql(what))
+    sqlx::query_scalar(HOLDS)
+        .bind(&line.recording)
+        .bind(line.kind.as_str())
+        .bind(&line.target)
+        .fetch_one(tx)
+        .await
+        .map_err(sql(what))
 }
 
-/// Lets the next held one of a line go, when nothing holds it back any more.
 pub(super) async fn release(
     tx: &mut SqliteConnection,
     line: &Line,
     what: &'static str,
 ) -> Result<(), LibraryError> {
-    sqlx::query(
-        "UPDATE outbox SET state = 'waiting', holds = 1 WHERE id = (SELECT id FROM outbox WHERE \
-         recording_id IS ?1 AND kind = ?2 AND target = ?3 AND state = 'held' ORDER BY place, id LIMIT 1) AND NOT EXISTS \
-         (SELECT 1 FROM outbox WHERE recording_id IS ?1 AND kind = ?2 AND target = ?3 AND state = 'waiting' AND holds = 1)",
-    )
-    .bind(&line.recording)
-    .bind(line.kind.as_str())
-    .bind(&line.target)
-    .execute(tx)
-    .await
-    .map_err(sql(what))?;
+    sqlx::query(RELEASE)
+        .bind(&line.recording)
+        .bind(line.kind.as_str())
+        .bind(&line.target)
+        .execute(tx)
+        .await
+        .map_err(sql(what))?;
     Ok(())
 }

@@ -41,27 +41,8 @@ impl Library {
     /// Entries to deliver now: first those never tried, oldest first, then by due time. An entry is one of them until
     /// `outbox_done`, `outbox_retry`, `outbox_give_up` or `outbox_unsubscribe`.
     pub async fn outbox_due(&self, due: Due<'_>) -> Result<Vec<Delivery>, LibraryError> {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT o.*, r.stream_name, r.room_name, r.media_session_id, r.container, p.file, p.name, p.poster, \
-             p.started_at_ms, p.duration_ms, p.size, p.sha256 FROM outbox o \
-             LEFT JOIN recording r ON r.id = o.recording_id \
-             LEFT JOIN part p ON p.recording_id = o.recording_id AND p.number = o.part WHERE o.state = 'waiting'",
-        );
-        query.push(" AND o.kind = ").push_bind(due.kind.as_str());
-        query.push(" AND o.next_at_ms <= ").push_bind(due.now.timestamp_millis());
-        if !due.without.is_empty() {
-            let mut ids = query.push(" AND o.id NOT IN (").separated(", ");
-            due.without.iter().for_each(|id| _ = ids.push_bind(*id));
-            query.push(")");
-        }
-        if !due.not_to.is_empty() {
-            let mut targets = query.push(" AND o.target NOT IN (").separated(", ");
-            due.not_to.iter().for_each(|target| _ = targets.push_bind(target.clone()));
-            query.push(")");
-        }
-        query.push(" ORDER BY o.next_at_ms, o.id LIMIT ").push_bind(due.limit);
-        let rows = query.build().fetch_all(self.readers()).await.map_err(sql("read the outbox"))?;
-
+        let rows = due_query(&due).build().fetch_all(self.readers()).await;
+        let rows = rows.map_err(sql("read the outbox"))?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             match delivery_of(row) {
@@ -99,7 +80,7 @@ impl Library {
         if entry.kind != DeliveryKind::Hook && entry.line.recording.is_some() {
             sqlx::query(
                 "INSERT INTO delivered (recording_id, part, kind, target, event, attempts) \
-                 SELECT recording_id, part, kind, target, json_extract(job, '$.event.type'), ? FROM outbox WHERE id = ?",
+                 SELECT recording_id, part, kind, target, event, ? FROM outbox WHERE id = ?",
             )
             .bind(tried.attempts)
             .bind(id)
@@ -200,6 +181,29 @@ impl Library {
     }
 }
 
+pub(in crate::library) fn due_query(due: &Due<'_>) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT o.*, r.stream_name, r.room_name, r.media_session_id, r.container, p.file, p.name, p.poster, \
+         p.started_at_ms, p.duration_ms, p.size, p.sha256 FROM outbox o \
+         LEFT JOIN recording r ON r.id = o.recording_id \
+         LEFT JOIN part p ON p.recording_id = o.recording_id AND p.number = o.part WHERE o.state = 'waiting'",
+    );
+    query.push(" AND o.kind = ").push_bind(due.kind.as_str());
+    query.push(" AND o.next_at_ms <= ").push_bind(due.now.timestamp_millis());
+    if !due.without.is_empty() {
+        let mut ids = query.push(" AND o.id NOT IN (").separated(", ");
+        due.without.iter().for_each(|id| _ = ids.push_bind(*id));
+        query.push(")");
+    }
+    if !due.not_to.is_empty() {
+        let mut targets = query.push(" AND o.target NOT IN (").separated(", ");
+        due.not_to.iter().for_each(|target| _ = targets.push_bind(target.clone()));
+        query.push(")");
+    }
+    query.push(" ORDER BY o.next_at_ms, o.id LIMIT ").push_bind(due.limit);
+    query
+}
+
 /// The entry that something became of.
 pub(super) struct Entry {
     pub key: String,
@@ -223,8 +227,7 @@ async fn keep_result(
     what: &'static str,
 ) -> Result<Option<Entry>, LibraryError> {
     let row = sqlx::query(
-        "UPDATE outbox SET attempts = ?, error = ? WHERE id = ? RETURNING key, kind, target, recording_id, part, \
-         json_extract(job, '$.event.type') AS event",
+        "UPDATE outbox SET attempts = ?, error = ? WHERE id = ? RETURNING key, kind, target, recording_id, part, event",
     )
     .bind(tried.attempts)
     .bind(&tried.error)

@@ -31,7 +31,7 @@ pub(in crate::library) async fn read_deliveries(
     push_ids(&mut query, by_id);
     query.push(
         ") UNION ALL SELECT recording_id, part, kind, target, attempts, state, next_at_ms, error, \
-         json_extract(job, '$.event.type') FROM outbox WHERE recording_id IN (",
+         event FROM outbox WHERE recording_id IN (",
     );
     push_ids(&mut query, by_id);
     query.push(")");
