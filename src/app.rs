@@ -169,6 +169,7 @@ impl App {
             async move { told.poster_made(of.recording, of.number).await }
         });
         tokio::spawn(record_by_policy(control.clone(), publishing));
+        tokio::spawn(control.clone().tell_webhooks());
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
             // The watcher lives as long as someone listens to it.
