@@ -212,8 +212,8 @@ fn deliveries_survive_a_daemon_that_is_killed() {
 
 #[test]
 fn of_a_thousand_parts_none_is_lost_on_a_receiver_that_fails_a_third_of_its_calls() {
-    const STREAMS: usize = 100;
-    const PARTS: u64 = 10;
+    const STREAMS: usize = 200;
+    const PARTS: u64 = 5;
     let receiver = Receiver::start(SECRET);
     receiver.set(Mood::ThirdFails);
     let house = house(ROTATED, &[&receiver], "webhook_concurrency = 64");
