@@ -172,10 +172,10 @@ fn fill(house: &House, of: &Value, recordings: usize, parts: usize) -> BTreeSet<
             let mut manifest = manifest.clone();
             manifest["recording"]["id"] = json!(id);
             manifest["recording"]["streamName"] = json!(format!("r{recording:03}"));
-            manifest["part"]["number"] = json!(number);
-            manifest["part"]["name"] = json!(name);
-            manifest["part"]["file"] = json!(file);
-            manifest["part"]["poster"] = Value::Null;
+            manifest["number"] = json!(number);
+            manifest["name"] = json!(name);
+            manifest["file"] = json!(file);
+            manifest["poster"] = Value::Null;
             let path = format!("{}.json", file.display());
             fs::write(path, manifest.to_string()).expect("a manifest");
             files.insert(file);

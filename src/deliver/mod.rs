@@ -146,9 +146,9 @@ impl Deliveries {
         let (drain, drained) = watch::channel(None);
         let (settings, tell): (_, Tell) = (Arc::new(settings), Arc::new(tell));
         let mut workers = JoinSet::new();
-        for (kind, woken) in DeliveryKind::ALL.into_iter().zip(wake.0.clone()) {
+        for kind in DeliveryKind::ALL {
             let worker =
-                Worker::new(kind, library.clone(), settings.clone(), tell.clone(), woken, drained.clone());
+                Worker::new(kind, library.clone(), settings.clone(), tell.clone(), &wake, drained.clone());
             workers.spawn(worker.run());
         }
         Self { wake, drain, workers }
@@ -173,11 +173,23 @@ impl Deliveries {
 
 /// Wakes the deliveries after something was put in the outbox. A cheap clone.
 #[derive(Clone, Debug, Default)]
-pub struct Waker([Arc<Notify>; DeliveryKind::ALL.len()]);
+pub struct Waker {
+    hooks: Arc<Notify>,
+    webhooks: Arc<Notify>,
+    uploads: Arc<Notify>,
+}
 
 impl Waker {
     pub fn wake(&self) {
-        self.0.iter().for_each(|worker| worker.notify_one());
+        [&self.hooks, &self.webhooks, &self.uploads].into_iter().for_each(|worker| worker.notify_one());
+    }
+
+    fn of(&self, kind: DeliveryKind) -> Arc<Notify> {
+        match kind {
+            DeliveryKind::Hook => self.hooks.clone(),
+            DeliveryKind::Webhook => self.webhooks.clone(),
+            DeliveryKind::Upload => self.uploads.clone(),
+        }
     }
 }
 

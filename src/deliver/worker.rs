@@ -1,6 +1,6 @@
 //! The worker of one kind of delivery.
 
-use super::{Delivered, Outcome, Settings, Tell, hook, upload, webhook};
+use super::{Delivered, Outcome, Settings, Tell, Waker, hook, upload, webhook};
 use crate::library::{
     Delivery, DeliveryKind, DeliveryState, Due, HookResult, Job, Library, LibraryError, OutboxId, Tried,
     shown_target,
@@ -37,6 +37,8 @@ struct Means {
     library: Library,
     settings: Arc<Settings>,
     tell: Tell,
+    /// Of the workers of all kinds.
+    wake: Waker,
 }
 
 struct UnderWay {
@@ -50,10 +52,10 @@ impl Worker {
         library: Library,
         settings: Arc<Settings>,
         tell: Tell,
-        wake: Arc<Notify>,
+        waker: &Waker,
         drain: watch::Receiver<Option<Instant>>,
     ) -> Self {
-        let means = Means { library, settings, tell };
+        let (wake, means) = (waker.of(kind), Means { library, settings, tell, wake: waker.clone() });
         Self { kind, means, wake, drain, running: JoinSet::new(), in_flight: HashMap::new() }
     }
 
@@ -177,6 +179,10 @@ async fn deliver(means: Means, delivery: Delivery) {
         tracing::error!(%error, key = delivery.key, "the result of a delivery cannot be stored");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(CATALOG_PAUSE.1);
+    }
+    if matches!(ended.next, Next::GiveUp) {
+        // Webhooks are told of it.
+        means.wake.wake();
     }
     (means.tell)(delivered(delivery, ended));
 }
