@@ -179,6 +179,7 @@ impl App {
         });
         let keeper = means.keep(&library, &config, control.clone());
         tokio::spawn(record_by_policy(control.clone(), publishing));
+        tokio::spawn(control.clone().tell_webhooks());
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
             // The watcher lives as long as someone listens to it.

@@ -164,7 +164,7 @@ fn a_receiver_that_was_down_gets_all_in_order_when_it_is_back() {
     let files: usize = stories.iter().map(|story| story.len() - 2).sum();
     wait_until("the hooks have run", SOON, || house.hook_calls().len() == files);
     receiver.open();
-    let events = stories.iter().map(Vec::len).sum();
+    let events: usize = stories.iter().map(Vec::len).sum();
     wait_until("all is told", RETRIES, || receiver.accepted_count() >= events);
     for (id, story) in ids.iter().zip(&stories) {
         let mut calls = receiver.calls();
@@ -212,10 +212,10 @@ fn deliveries_survive_a_daemon_that_is_killed() {
 
 #[test]
 fn of_a_thousand_parts_none_is_lost_on_a_receiver_that_fails_a_third_of_its_calls() {
-    const STREAMS: usize = 100;
-    const PARTS: u64 = 10;
+    const STREAMS: usize = 200;
+    const PARTS: u64 = 5;
     let receiver = Receiver::start(SECRET);
-    receiver.set(Mood::EveryThirdFails);
+    receiver.set(Mood::ThirdFails);
     let house = house(ROTATED, &[&receiver], "webhook_concurrency = 64");
     let daemon = house.start(REELD);
     let flv = Flv::read(&av_source(TMP, 2)).expect("an FLV file");
@@ -252,7 +252,7 @@ fn of_a_thousand_parts_none_is_lost_on_a_receiver_that_fails_a_third_of_its_call
     });
     let calls = receiver.calls();
     let failed = calls.iter().filter(|call| !call.accepted()).count();
-    assert!(failed * 3 >= calls.len() - 3, "{failed} of {} calls failed", calls.len());
+    assert!(failed * 10 >= calls.len() * 3, "{failed} of {} calls failed", calls.len());
     assert!(calls.iter().all(|call| call.verified));
     let mut by_recording: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for event in told(&without_doubles(receiver.accepted())) {

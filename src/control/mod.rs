@@ -158,12 +158,12 @@ pub struct Facts {
     pub store: Option<Store>,
     /// Told when something is to go from there.
     pub keeper: KeeperWaker,
-    /// Who delivers.
-    pub deliveries: Waker,
     /// Who is told everything.
     pub webhooks: Subscriptions,
     /// Where a start call may have things sent to.
     pub allow_delivery: DeliveryRules,
+    /// Who delivers.
+    pub deliveries: Waker,
 }
 
 /// A cheap handle; all clones are the same.

@@ -55,8 +55,9 @@ impl Call {
 #[derive(Debug, Clone)]
 pub enum Mood {
     Accept,
-    /// Every third call is a failure: by turns 500, 503, and a connection that is cut before the answer.
-    EveryThirdFails,
+    /// A third of the calls fail, by turns with 500, 503 and a connection that is cut before the answer; of the same event two
+    /// at most, so that a test ends.
+    ThirdFails,
     Answer {
         status: u16,
         /// `Name: value\r\n` each.
@@ -83,6 +84,9 @@ struct State {
     calls: Vec<Call>,
     mood: Mood,
     secret: String,
+    /// How often each event failed, and how many failures are due.
+    failed: HashMap<String, u32>,
+    failures_due: u32,
     /// So that they can be cut.
     sockets: Vec<TcpStream>,
 }
@@ -108,8 +112,14 @@ impl Receiver {
     }
 
     pub fn start_at(secret: &str, address: SocketAddr) -> Self {
-        let sockets = Vec::new();
-        let state = State { calls: Vec::new(), mood: Mood::Accept, secret: secret.to_owned(), sockets };
+        let state = State {
+            calls: Vec::new(),
+            mood: Mood::Accept,
+            secret: secret.to_owned(),
+            failed: HashMap::new(),
+            failures_due: 0,
+            sockets: Vec::new(),
+        };
         let mut receiver = Self { state: Arc::new(Mutex::new(state)), address, open: None };
         receiver.open();
         receiver
@@ -188,14 +198,15 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Until the connection is closed, by whomever.
 fn serve(socket: TcpStream, state: &Mutex<State>) {
     let mut reader = BufReader::new(socket);
     while let Ok(Some(request)) = read(&mut reader) {
-        let (mood, number, call) = note(state, request);
+        let (mood, call) = note(state, request);
         if let Mood::Slow(time) = mood {
             thread::sleep(time);
         }
-        let Some((status, headers)) = answer(&mood, number) else { return };
+        let Some((status, headers)) = answer(&mood, call, state) else { break };
         lock(state).calls[call].answered = status;
         let socket = reader.get_mut();
         let said = match mood {
@@ -203,19 +214,39 @@ fn serve(socket: TcpStream, state: &Mutex<State>) {
             _ => write!(socket, "HTTP/1.1 {status} Said\r\n{headers}Content-Length: 2\r\n\r\nok"),
         };
         if said.is_err() {
-            return;
+            break;
         }
     }
+    // Another handle of it is kept.
+    let _ = reader.get_ref().shutdown(Shutdown::Both);
 }
 
 /// `None`: the connection is cut.
-fn answer(mood: &Mood, number: usize) -> Option<(u16, &str)> {
+fn answer<'m>(mood: &'m Mood, call: usize, state: &Mutex<State>) -> Option<(u16, &'m str)> {
     match mood {
-        Mood::EveryThirdFails if number % 9 == 3 => Some((500, "")),
-        Mood::EveryThirdFails if number % 9 == 6 => Some((503, "")),
-        Mood::EveryThirdFails if number.is_multiple_of(9) => None,
+        Mood::ThirdFails => match lock(state).failure(call) {
+            Some(n) if n.is_multiple_of(3) => None,
+            Some(n) if n % 3 == 1 => Some((500, "")),
+            Some(_) => Some((503, "")),
+            None => Some((200, "")),
+        },
         Mood::Answer { status, headers } => Some((*status, headers)),
         _ => Some((200, "")),
+    }
+}
+
+impl State {
+    /// Whether this call is to fail, and the number of that failure.
+    fn failure(&mut self, call: usize) -> Option<u32> {
+        self.failures_due += u32::from(call % 3 == 2);
+        let event = self.calls[call].id().to_owned();
+        let failed = self.failed.entry(event).or_default();
+        if self.failures_due == 0 || *failed == 2 {
+            return None;
+        }
+        *failed += 1;
+        self.failures_due -= 1;
+        Some(self.failed.values().sum())
     }
 }
 
@@ -233,15 +264,15 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// How the receiver feels, the number of the call (from 1), and its place among the calls.
-fn note(state: &Mutex<State>, request: Request) -> (Mood, usize, usize) {
+/// How the receiver feels, and the place of the call among all.
+fn note(state: &Mutex<State>, request: Request) -> (Mood, usize) {
     let Request { method, path, headers, body } = request;
     let mut state = lock(state);
     let verified = verified(&state.secret, &headers, &body);
     let body = serde_json::from_slice(&body).unwrap_or_default();
     let at = Instant::now();
     state.calls.push(Call { at, method, path, headers, body, verified, answered: 0 });
-    (state.mood.clone(), state.calls.len(), state.calls.len() - 1)
+    (state.mood.clone(), state.calls.len() - 1)
 }
 
 fn verified(secret: &str, headers: &HashMap<String, String>, body: &[u8]) -> bool {
