@@ -1,6 +1,7 @@
 //! The composition root: builds the parts in the order media flows, runs them, and takes them down in reverse.
 
 mod facts;
+mod handing_on;
 mod recovery;
 mod rules;
 mod ways_in;
@@ -8,11 +9,11 @@ mod ways_in;
 use crate::{
     config::{self, DaemonConfig, Problem},
     control::{Addresses, Control, Event, Events, Facts},
-    deliver::{Deliveries, HookSettings},
+    deliver::{self, Deliveries, Keeper, OutgoingError, StoreError},
     gst,
     hub::{Hub, PrerollRule, Publishing, QueueRule},
     ingest::tls::TlsError,
-    library::{HookJob, Library, LibraryError, Status, Storage, StorageError},
+    library::{HandOn, Library, LibraryError, Storage, StorageError, UploadTo},
     record::{self, PosterWaker, Posters, Recorder, make_whole},
 };
 use std::{
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use rules::check;
 
+use handing_on::HandingOn;
 use recovery::Recovery;
 use ways_in::{Listeners, WaysIn};
 
@@ -51,6 +53,10 @@ pub enum AppError {
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("nothing could be sent from here: {0}")]
+    Outgoing(#[from] OutgoingError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("[paths] state: {}: {source}", path.display())]
     State { path: PathBuf, source: io::Error },
     #[error("[paths] state: another reeld runs with {}; end it, or give this one a folder of its own", path.display())]
@@ -73,6 +79,7 @@ pub struct App {
     recovery: Recovery,
     deliveries: Deliveries,
     posters: Posters,
+    keeper: Option<Keeper>,
     ways_in: WaysIn,
     control: Control,
     events: Events,
@@ -110,17 +117,20 @@ impl App {
 
         let storage = Storage::open(&config.paths.records)?;
         let library = Library::open(&config.catalog_file.to_string_lossy(), storage).await?;
-        let hook = first.policy.hook_in(&config.paths.hooks);
-        let hook = hook.map(|script| HookJob { script, status: Status::Completed });
-        let interrupted = library.interrupted().await?;
-        let hooks = HookSettings {
-            timeout: config.limits.hook_timeout,
-            concurrency: config.limits.hook_concurrency,
-            ..HookSettings::new(config.paths.records.clone())
+        let means = HandingOn::new(&config, &library).await?;
+        let hand_on = HandOn {
+            hook: first.policy.hook_in(&config.paths.hooks),
+            webhooks: means.webhooks.urls(),
+            ..hand_on_of(&config)
         };
+        let interrupted = library.interrupted().await?;
         let events = Events::default();
         let told = events.clone();
-        let deliveries = Deliveries::start(library.clone(), hooks, move |d| told.tell(&Event::from(d)));
+        let keeper = means.keeper.clone();
+        let deliveries = Deliveries::start(library.clone(), means.settings(&config), move |d| {
+            told.tell(&Event::from(d));
+            keeper.wake();
+        });
         let finished = PosterWaker::default();
         let wake = || {
             let (deliveries, posters) = (deliveries.waker(), finished.clone());
@@ -129,7 +139,7 @@ impl App {
                 posters.wake();
             }
         };
-        let mut recovery = Recovery::start(library.clone(), interrupted, hook, make_whole, wake());
+        let mut recovery = Recovery::start(library.clone(), interrupted, hand_on, make_whole, wake());
         if !recovery.wait(recovery::LIMIT).await {
             tracing::warn!("what the last daemon left is still being made whole; starting meanwhile");
         }
@@ -159,16 +169,18 @@ impl App {
         };
         let ways_in = WaysIn::new(&hub, &config);
 
-        let facts = facts_of(&config, addresses.clone(), ways_in.clone());
+        let facts = facts_of(&config, addresses.clone(), ways_in.clone(), &means, deliveries.waker());
         let sources = ways_in.sources.clone();
         let control =
             Control::new(hub.clone(), recorder, library.clone(), sources, first, facts, events.clone());
         let told = control.clone();
         let posters = Posters::start(library.clone(), finished.clone(), move |of| {
             let told = told.clone();
-            async move { told.poster_made(of.recording, of.number).await }
+            async move { told.part_changed(of.recording, of.number).await }
         });
+        let keeper = means.keep(&library, &config, control.clone());
         tokio::spawn(record_by_policy(control.clone(), publishing));
+        tokio::spawn(control.clone().tell_webhooks());
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
             // The watcher lives as long as someone listens to it.
@@ -193,6 +205,7 @@ impl App {
             recovery,
             deliveries,
             posters,
+            keeper,
             ways_in,
             control,
             events,
@@ -216,6 +229,8 @@ impl App {
             tracing::error!("recordings were not finished in time; their .part files stay, playable");
         }
         self.deliveries.drain(left()).await;
+        // What it had begun, the next start does.
+        drop(self.keeper);
         // The next start makes those that are left.
         self.posters.stop().await;
         self.events.close(CLOSE_LIMIT).await;
@@ -251,13 +266,31 @@ async fn record_by_policy(control: Control, mut publishing: mpsc::Receiver<Publi
     }
 }
 
-fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Facts {
+fn facts_of(
+    config: &DaemonConfig,
+    addresses: Addresses,
+    ways_in: WaysIn,
+    means: &HandingOn,
+    deliveries: deliver::Waker,
+) -> Facts {
     Facts {
         addresses,
         limits: facts::limits(config),
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
+        hand_on: hand_on_of(config),
+        webhooks: means.webhooks.clone(),
+        allow_delivery: config.allow_delivery.clone(),
+        store: means.store.clone(),
+        keeper: means.keeper.clone(),
+        deliveries,
     }
+}
+
+/// What is to be done with the files of every recording, but for the hook, which the policy tells, and the webhooks, which
+/// may be gone.
+fn hand_on_of(config: &DaemonConfig) -> HandOn {
+    HandOn { uploads: config.store.iter().map(|_| UploadTo::Storage).collect(), ..HandOn::default() }
 }
 
 fn lines(problems: &[Problem]) -> String {

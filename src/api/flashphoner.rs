@@ -126,7 +126,7 @@ impl RecordingBody {
     fn into_options(self) -> Result<StartOptions, Problem> {
         let config = self.config.unwrap_or_default();
         let rotation = options::rotation("config.rotation", config.rotation)?;
-        Ok(StartOptions { file_template: config.file_template, rotation, preroll: None })
+        Ok(StartOptions { file_template: config.file_template, rotation, ..StartOptions::default() })
     }
 }
 

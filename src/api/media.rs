@@ -11,7 +11,7 @@ use super::{
     openapi::{Operation, Tag, one_of},
     problem::{Kind, Problem, quoted},
 };
-use crate::control::{Control, Manifest, Media, RecordingId, Resource};
+use crate::control::{Content, Control, Manifest, Media, RecordingId, Resource};
 use body::Segment;
 use bytes::Bytes;
 use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch, IfRange};
@@ -161,7 +161,10 @@ pub(super) async fn send(
     let etag = media.etag.as_ref().and_then(|tag| format!("\"{tag}\"").parse::<ETag>().ok());
     let mut response = match precondition(headers, etag.as_ref())? {
         Some(not_modified) => not_modified.into_response(),
-        None => content(&media, ranges_of(method, headers, etag.as_ref(), media.size), method)?,
+        None => match signed(&media, method, download).await? {
+            Some(redirect) => return Ok(redirect),
+            None => content(&media, ranges_of(method, headers, etag.as_ref(), media.size), method)?,
+        },
     };
     let fields = response.headers_mut();
     if let Some(etag) = etag {
@@ -171,6 +174,24 @@ pub(super) async fn send(
     fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     fields.insert(header::CONTENT_DISPOSITION, disposition(&media.name, download));
     Ok(response)
+}
+
+/// To the store itself, for a file that is there only. It has the ranges, and the answers to them; HEAD is answered here, as what
+/// is signed is a GET.
+async fn signed(media: &Media, method: &Method, download: bool) -> Result<Option<Response>, Problem> {
+    let Content::Remote(remote) = &media.content else { return Ok(None) };
+    if method != Method::GET {
+        return Ok(None);
+    }
+    let name = disposition(&media.name, true);
+    let name = name.to_str().ok().filter(|_| download);
+    let Some(url) = remote.presigned(name).await? else { return Ok(None) };
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, text(url)?);
+    // It ends: the next request gets another one. And it is nobody else's.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    Ok(Some(response))
 }
 
 /// RFC 9110, section 13.2.2, without dates: none is given out.
@@ -226,7 +247,10 @@ fn content(media: &Media, asked: Asked, method: &Method) -> Answer {
     let length: u64 = segments.iter().map(Segment::len).sum();
     let mut response = match *method {
         Method::HEAD => Response::default(),
-        _ => body::stream(media.file.clone(), segments),
+        _ => match &media.content {
+            Content::Here(file) => body::stream(file.clone(), segments),
+            Content::Remote(remote) => body::stream_remote(remote.clone(), segments),
+        },
     };
     *response.status_mut() = status;
     let fields = response.headers_mut();

@@ -6,6 +6,7 @@
 //! Handlers say what went wrong (`problem::Kind`); which status that is, is decided in this file only.
 
 mod body;
+mod deliveries;
 mod events;
 mod flashphoner;
 mod flashphoner_pull;
@@ -21,6 +22,7 @@ mod server;
 mod sources;
 mod v1;
 mod web;
+mod webhooks;
 mod whip;
 
 pub use server::serve;
@@ -48,6 +50,7 @@ pub fn routes<M>(
 where
     M: Fn() -> String + Clone + Send + Sync + 'static,
 {
+    let pages = web::routes(control.media_origin());
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     // Boxed: the type of all of them in one is deeper than the compiler goes.
     let resources = origin::refused()
@@ -59,6 +62,10 @@ where
         .unify()
         .boxed()
         .or(sources::routes(control.clone()))
+        .unify()
+        .or(webhooks::routes(control.clone()))
+        .unify()
+        .or(deliveries::routes(control.clone()))
         .unify()
         .or(flashphoner::routes(control.clone()))
         .unify()
@@ -72,7 +79,7 @@ where
         .unify()
         .or(openapi::routes())
         .unify()
-        .or(web::routes())
+        .or(pages)
         .unify()
         .boxed()
         .or(unknown)
@@ -106,6 +113,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::PrerollTooLong
         | Kind::BadCursor
         | Kind::BadSource
+        | Kind::DeliveryNotAllowed
         | Kind::BadName
         | Kind::BadSdp
         | Kind::BadFragment
@@ -116,6 +124,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::UnknownRecording
         | Kind::UnknownFile
         | Kind::UnknownRoom
+        | Kind::UnknownDelivery
         | Kind::UnknownSource => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -179,12 +188,14 @@ impl From<ControlError> for Problem {
             ControlError::UnknownRecording(_) => Kind::UnknownRecording,
             ControlError::UnknownFile(_) => Kind::UnknownFile,
             ControlError::StillRunning(_) => Kind::RecordingRunning,
+            ControlError::UnknownDelivery(_) => Kind::UnknownDelivery,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::NotAdmitted(why) if why.is_load() => Kind::Overloaded,
             ControlError::NotAdmitted(_) => Kind::TooMany,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
             ControlError::BadSource(_) => Kind::BadSource,
+            ControlError::DeliveryNotAllowed { .. } => Kind::DeliveryNotAllowed,
             ControlError::SourceNotSupported(_) => Kind::NotSupported,
             ControlError::SourceNotAllowed(_) => Kind::SourceNotAllowed,
             ControlError::SourceTaken(_) => Kind::SourceTaken,
@@ -235,6 +246,7 @@ where
 mod tests {
     use super::*;
     use crate::{
+        config::DeliveryRefused,
         control::{NotAdmitted, RecordingId, SourceId},
         media::{MediaSessionId, RoomName},
     };
@@ -245,6 +257,7 @@ mod tests {
     fn every_control_error_has_its_status_in_both_dialects() {
         let session = MediaSessionId::random();
         let recording = RecordingId::random();
+        let refused = DeliveryRefused::NotAUrl("");
         let table = [
             (ControlError::UnknownSession(session), 404, 404),
             (ControlError::NotPublishing(session), 409, 404),
@@ -265,12 +278,14 @@ mod tests {
             (ControlError::UnknownRoom(RoomName::default()), 404, 404),
             (ControlError::RoomRecorded(RoomName::default()), 409, 409),
             (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),
+            (ControlError::UnknownDelivery("7".into()), 404, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
             (ControlError::NotAdmitted(NotAdmitted::Recordings { max: 2 }), 503, 503),
             (ControlError::NotAdmitted(NotAdmitted::Copy { percent: 99, max: 90 }), 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),
             (ControlError::BadSource("uri".into()), 400, 400),
+            (ControlError::DeliveryNotAllowed { field: "webhookUrl", refused }, 400, 400),
             (ControlError::SourceNotSupported("rtsps".into()), 400, 400),
             (ControlError::SourceNotAllowed("link-local".into()), 403, 403),
             (ControlError::SourceTaken("uri".into()), 409, 409),

@@ -31,6 +31,7 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/unknown-recording` | 404 | no recording has this id |
 /// | `/problems/unknown-file` | 404 | the recording has no such part, or the part no such file |
 /// | `/problems/range-not-satisfiable` | 416 | `Range` begins behind the end of the file |
+/// | `/problems/unknown-delivery` | 404 | nothing that is still to be delivered has this id |
 /// | `/problems/recording-running` | 409 | the recording has not ended, and cannot be deleted yet |
 /// | `/problems/unknown-room` | 404 | no live stream is in the room |
 /// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
@@ -47,6 +48,7 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/unknown-source` | 404 | no source has this id |
 /// | `/problems/bad-source` | 400 | the URI or the stream name of a source cannot be |
 /// | `/problems/source-not-allowed` | 403 | `[limits] allow_sources` does not allow its host |
+/// | `/problems/delivery-not-allowed` | 400 | `webhookUrl` or `uploadUrl` is no URL to send to, or `[limits] allow_delivery` does not allow its host |
 /// | `/problems/source-taken` | 409 | the URI is pulled already |
 /// | `/problems/too-many-sources` | 409 | `[limits] max_sources` are pulled already |
 /// | `/problems/shutting-down` | 503 | the daemon is stopping |
@@ -84,6 +86,7 @@ pub(super) enum Kind {
     UnknownSession,
     UnknownRecording,
     UnknownFile,
+    UnknownDelivery,
     RangeNotSatisfiable,
     RecordingRunning,
     UnknownRoom,
@@ -102,6 +105,7 @@ pub(super) enum Kind {
     BadSource,
     SourceNotAllowed,
     SourceTaken,
+    DeliveryNotAllowed,
     TooManySources,
     WrongType,
     NotAcceptable,
@@ -142,6 +146,7 @@ impl Kind {
             Kind::UnknownSession => ("/problems/unknown-session", "No such session"),
             Kind::UnknownRecording => ("/problems/unknown-recording", "No such recording"),
             Kind::UnknownFile => ("/problems/unknown-file", "No such file"),
+            Kind::UnknownDelivery => ("/problems/unknown-delivery", "No such delivery"),
             Kind::RangeNotSatisfiable => ("/problems/range-not-satisfiable", "Range not satisfiable"),
             Kind::RecordingRunning => ("/problems/recording-running", "Recording has not ended"),
             Kind::UnknownRoom => ("/problems/unknown-room", "No live stream in this room"),
@@ -160,6 +165,7 @@ impl Kind {
             Kind::RecordingOff => ("/problems/recording-off", "Recording is switched off"),
             Kind::UnknownSource => ("/problems/unknown-source", "No such source"),
             Kind::BadSource => ("/problems/bad-source", "Source cannot be pulled"),
+            Kind::DeliveryNotAllowed => ("/problems/delivery-not-allowed", "Delivery not allowed"),
             Kind::SourceNotAllowed => ("/problems/source-not-allowed", "Host not allowed"),
             Kind::SourceTaken => ("/problems/source-taken", "Source is already pulled"),
             Kind::TooManySources => ("/problems/too-many-sources", "Too many sources"),
@@ -245,11 +251,6 @@ impl Problem {
     pub(super) fn range_not_satisfiable(size: u64) -> Self {
         let detail = format!("the file has {size} bytes, and the range begins behind them");
         Self { complete_length: Some(size), ..Self::new(Kind::RangeNotSatisfiable, detail) }
-    }
-
-    pub(super) fn not_supported(field: &str) -> Self {
-        let detail = format!("this version cannot do `{field}`; leave it out");
-        Self::new(Kind::NotSupported, detail)
     }
 
     #[cfg(test)]

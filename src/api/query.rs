@@ -1,4 +1,4 @@
-//! The query string of `GET /api/v1/recordings`.
+//! Query strings of lists, and that of `GET /api/v1/recordings`.
 
 use super::problem::{Kind, Problem, quoted};
 use crate::{
@@ -12,10 +12,12 @@ pub(super) const DEFAULT_LIMIT: u32 = 100;
 
 const KNOWN: &str = "room, stream, mediaSessionId, status, from, to, limit, cursor";
 
-/// The filter that decoded `name=value` pairs ask for. A name that is unknown or given twice is refused like a bad
+/// Takes decoded `name=value` pairs one by one. A name that is unknown or given twice is refused like a bad
 /// value: a filter that is left out by mistake would answer what was not asked for.
-pub(super) fn recordings(pairs: &[(String, String)]) -> Result<Filter, Problem> {
-    let mut filter = Filter { limit: DEFAULT_LIMIT, ..Filter::default() };
+pub(super) fn each(
+    pairs: &[(String, String)],
+    mut take: impl FnMut(&str, &str) -> Result<(), Problem>,
+) -> Result<(), Problem> {
     for (index, (name, value)) in pairs.iter().enumerate() {
         if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
             return Err(bad(name, "is given twice"));
@@ -23,22 +25,32 @@ pub(super) fn recordings(pairs: &[(String, String)]) -> Result<Filter, Problem> 
         if value.is_empty() {
             return Err(bad(name, "is empty; leave it out to not filter by it"));
         }
-        match name.as_str() {
-            "room" => filter.room = Some(value.clone()),
-            "stream" => filter.stream = Some(value.clone()),
+        take(name, value)?;
+    }
+    Ok(())
+}
+
+/// The filter that decoded `name=value` pairs ask for.
+pub(super) fn recordings(pairs: &[(String, String)]) -> Result<Filter, Problem> {
+    let mut filter = Filter { limit: DEFAULT_LIMIT, ..Filter::default() };
+    each(pairs, |name, value| {
+        match name {
+            "room" => filter.room = Some(value.to_owned()),
+            "stream" => filter.stream = Some(value.to_owned()),
             "mediaSessionId" => filter.media_session_id = Some(session(name, value)?),
             "status" => filter.status = Some(status(name, value)?),
             "from" => filter.from = Some(time(name, value)?),
             "to" => filter.to = Some(time(name, value)?),
             "limit" => filter.limit = limit(name, value)?,
-            "cursor" => filter.cursor = Some(value.clone()),
+            "cursor" => filter.cursor = Some(value.to_owned()),
             _ => return Err(bad(name, &format!("is no parameter of this list; it has {KNOWN}"))),
         }
-    }
+        Ok(())
+    })?;
     Ok(filter)
 }
 
-fn bad(name: &str, what: &str) -> Problem {
+pub(super) fn bad(name: &str, what: &str) -> Problem {
     Problem::new(Kind::BadParameter, format!("{} {what}", quoted(name)))
 }
 
@@ -60,7 +72,7 @@ fn time(name: &str, value: &str) -> Result<DateTime<Utc>, Problem> {
     })
 }
 
-fn limit(name: &str, value: &str) -> Result<u32, Problem> {
+pub(super) fn limit(name: &str, value: &str) -> Result<u32, Problem> {
     match value.parse() {
         Ok(n @ 1..=Filter::MAX_LIMIT) => Ok(n),
         _ => Err(bad(name, &format!("is {}; write a number from 1 to {}", quoted(value), Filter::MAX_LIMIT))),

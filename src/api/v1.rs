@@ -226,21 +226,19 @@ struct StartBody {
     rotation: Option<Amount>,
     /// How much from before the start it has: seconds, or `"10s"`.
     preroll: Option<Amount>,
-    #[schema(ignore)]
-    upload_url: Option<serde_json::Value>,
-    #[schema(ignore)]
-    webhook_url: Option<serde_json::Value>,
+    /// A finished file is sent there by HTTP PUT.
+    upload_url: Option<String>,
+    /// News of the recording is sent there, signed as Standard Webhooks say.
+    webhook_url: Option<String>,
 }
 
 impl StartBody {
     fn into_options(self) -> Result<StartOptions, Problem> {
-        let later = [("uploadUrl", &self.upload_url), ("webhookUrl", &self.webhook_url)];
-        if let Some((field, _)) = later.into_iter().find(|(_, value)| value.is_some()) {
-            return Err(Problem::not_supported(field));
-        }
         let rotation = options::rotation("rotation", self.rotation)?;
         let preroll = options::preroll("preroll", self.preroll)?;
-        Ok(StartOptions { file_template: self.file_template, rotation, preroll })
+        let webhooks = self.webhook_url.into_iter().collect();
+        let uploads = self.upload_url.into_iter().collect();
+        Ok(StartOptions { file_template: self.file_template, rotation, preroll, webhooks, uploads })
     }
 }
 
@@ -268,11 +266,10 @@ mod tests {
         let both =
             StartOptions { rotation: Some(minute), preroll: Some(Duration::from_secs(10)), ..nothing() };
         assert_eq!(options(r#"{"rotation": 60, "preroll": "10s"}"#), Ok(both));
-        for field in ["uploadUrl", "webhookUrl"] {
-            let (kind, detail) = options(&format!("{{\"{field}\": 10}}")).expect_err("not supported");
-            assert_eq!(kind, Kind::NotSupported);
-            assert!(detail.contains(&format!("`{field}`")), "{detail}");
-        }
+        let upload = StartOptions { uploads: vec!["https://h/x?key=1".into()], ..nothing() };
+        assert_eq!(options(r#"{"uploadUrl": "https://h/x?key=1"}"#), Ok(upload));
+        let told = options(r#"{"webhookUrl": "https://example.org/x"}"#).expect("a URL");
+        assert_eq!(told.webhooks, ["https://example.org/x"]);
         for (body, kind, said) in [
             (r#"{"rotation": "10X"}"#, Kind::BadOption, "rotation: \"10X\" is not a rotation; write"),
             (r#"{"preroll": -1}"#, Kind::BadOption, "preroll: \"-1\" is not a time that works here; write"),

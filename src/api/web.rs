@@ -85,23 +85,39 @@ static ASSETS: LazyLock<[Asset; 21]> = LazyLock::new(|| {
     }
 });
 
-pub(super) fn routes() -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static
-{
-    let request = warp::method().and(warp::header::headers_cloned());
+/// `media_origin`: where `/file` may redirect players to, as a source of the policy.
+pub(super) fn routes(
+    media_origin: Option<&str>,
+) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static + use<> {
+    let policy = policy(media_origin);
+    let request =
+        warp::method().and(warp::header::headers_cloned()).and(warp::any().map(move || policy.clone()));
     let [library, publish, api] = &*PAGES;
-    let index = warp::path::end().and(request).map(|method, headers| send(library, &method, &headers));
-    let publish = warp::path!("publish").and(request).map(|method, headers| send(publish, &method, &headers));
-    let api = warp::path!("api").and(request).map(|method, headers| send(api, &method, &headers));
+    let index = warp::path::end()
+        .and(request.clone())
+        .map(|method, headers, policy| send(library, &method, &headers, policy));
+    let publish = warp::path!("publish")
+        .and(request.clone())
+        .map(|method, headers, policy| send(publish, &method, &headers, policy));
+    let api = warp::path!("api")
+        .and(request.clone())
+        .map(|method, headers, policy| send(api, &method, &headers, policy));
     let assets = warp::path("web").and(warp::path::tail()).and(request).map(asset);
     index.or(publish).unify().or(api).unify().or(assets).unify()
 }
 
-fn asset(name: Tail, method: Method, headers: HeaderMap) -> Answer {
-    let asset = ASSETS.iter().find(|asset| asset.name == name.as_str());
-    send(asset.ok_or_else(Problem::unknown_path)?, &method, &headers)
+fn policy(media_origin: Option<&str>) -> HeaderValue {
+    let with = |origin| POLICY.replace("media-src 'self'", &format!("media-src 'self' {origin}"));
+    let policy = media_origin.and_then(|origin| HeaderValue::try_from(with(origin)).ok());
+    policy.unwrap_or(HeaderValue::from_static(POLICY))
 }
 
-fn send(asset: &'static Asset, method: &Method, headers: &HeaderMap) -> Answer {
+fn asset(name: Tail, method: Method, headers: HeaderMap, policy: HeaderValue) -> Answer {
+    let asset = ASSETS.iter().find(|asset| asset.name == name.as_str());
+    send(asset.ok_or_else(Problem::unknown_path)?, &method, &headers, policy)
+}
+
+fn send(asset: &'static Asset, method: &Method, headers: &HeaderMap, policy: HeaderValue) -> Answer {
     allow(method, READ)?;
     let mut response = match is_known(headers, &asset.etag) {
         true => StatusCode::NOT_MODIFIED.into_response(),
@@ -110,10 +126,10 @@ fn send(asset: &'static Asset, method: &Method, headers: &HeaderMap) -> Answer {
     let etag = HeaderValue::from_str(&asset.etag).expect("hex in quotes is a header's value");
     let answered = response.headers_mut();
     answered.insert(header::ETAG, etag);
+    answered.insert(header::CONTENT_SECURITY_POLICY, policy);
     for (name, value) in [
         (header::CONTENT_TYPE, asset.content_type),
         (header::CACHE_CONTROL, "no-cache"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::HeaderName::from_static("permissions-policy"), PERMISSIONS),
         (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
@@ -135,6 +151,17 @@ fn is_known(headers: &HeaderMap, etag: &str) -> bool {
 mod tests {
     use super::*;
     use std::{collections::BTreeSet, fs, path::Path};
+
+    #[test]
+    fn players_may_be_sent_to_the_store_and_nowhere_else() {
+        assert_eq!(policy(None), POLICY);
+        let with = policy(Some("https://s3.example.org:9000"));
+        let text = with.to_str().expect("ASCII");
+        assert!(
+            text.contains("; media-src 'self' https://s3.example.org:9000; connect-src 'self';"),
+            "{text}"
+        );
+    }
 
     fn is_known_by(values: &[&str]) -> bool {
         let mut headers = HeaderMap::new();

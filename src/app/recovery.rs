@@ -2,7 +2,7 @@
 
 use crate::{
     gst,
-    library::{AudioPart, HookJob, Interrupted, Library, MakeWhole, Recording, Salvaged, Status, VideoPart},
+    library::{AudioPart, HandOn, Interrupted, Library, MakeWhole, Recording, Salvaged, Status, VideoPart},
 };
 use std::{path::Path, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
@@ -14,16 +14,16 @@ pub(super) const LIMIT: Duration = Duration::from_secs(20);
 pub(super) struct Recovery(JoinHandle<()>);
 
 impl Recovery {
-    /// `on_done` is called when the hooks of all of them may run.
+    /// `on_done` is called when all of them may be handed on.
     pub fn start(
         library: Library,
         interrupted: Interrupted,
-        hook: Option<HookJob>,
+        hand_on: HandOn,
         make_whole: MakeWhole,
         on_done: impl FnOnce() + Send + 'static,
     ) -> Self {
         Self(tokio::spawn(async move {
-            match library.recover(interrupted, hook, make_whole, inspect).await {
+            match library.recover(interrupted, &hand_on, make_whole, inspect).await {
                 Ok(ended) => ended.iter().for_each(tell),
                 Err(error) => tracing::error!(%error, "interrupted recordings are left to the next start"),
             }
@@ -97,7 +97,7 @@ mod tests {
         crate::gst::init().expect("GStreamer");
         let (_dir, library) = testing::library().await;
         let old = testing::recording(0);
-        library.begin(&old).await.expect("a row");
+        library.begin(&old, &HandOn::default()).await.expect("a row");
         let part = library.storage().reserve(|_| "huge".into(), "webm").expect("a name");
         std::fs::write(part.path(), "frames").expect("a file");
         library.begin_part(&old.id, 1, part.path(), old.started_at).await.expect("a row");
@@ -106,7 +106,8 @@ mod tests {
 
         let reading = HUGE.lock().expect("nobody else");
         let on_done = || DONE.store(true, Ordering::Relaxed);
-        let mut recovery = Recovery::start(library.clone(), interrupted, None, wait_for_disk, on_done);
+        let mut recovery =
+            Recovery::start(library.clone(), interrupted, HandOn::default(), wait_for_disk, on_done);
         assert!(!recovery.wait(Duration::from_millis(50)).await);
         drop(reading);
         assert!(recovery.wait(LIMIT).await && recovery.wait(LIMIT).await);

@@ -129,6 +129,9 @@ impl Client {
         if !status.is_success() {
             return Err(problem(&bytes).map_or_else(|| self.not_reeld(status), CliError::Refused));
         }
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
         serde_json::from_slice(&bytes).map_err(|_| self.not_reeld(status))
     }
 

@@ -1,6 +1,7 @@
 //! The command line: the daemon's own commands, and those that talk to a running daemon over its REST API.
 
 mod client;
+mod deliveries;
 mod record;
 mod recordings;
 mod running;
@@ -11,6 +12,7 @@ mod table;
 mod verify;
 
 pub use client::CliError;
+pub use deliveries::DeliveriesArgs;
 pub use record::{RecordArgs, run as run_record};
 pub use recordings::RecordingsArgs;
 pub use running::{RunningArgs, SwitchArgs};
@@ -35,6 +37,7 @@ Examples:
   reeld stop court/camera1                 stop; prints the finished files
   reeld recordings --room court            see what was recorded
   reeld recordings --json | jq '.items[].parts[].file'
+  reeld deliveries --dead                  see what could not be delivered
   reeld verify                             check every recorded file
   reeld record rtsp://camera.lan/stream1   record a camera without a daemon
 
@@ -90,6 +93,8 @@ pub enum ClientCommand {
     Sessions(SessionsArgs),
     /// List recordings, newest first
     Recordings(RecordingsArgs),
+    /// List what is still to be delivered, and try it again
+    Deliveries(DeliveriesArgs),
     /// Start recording a live stream
     Start(StartArgs),
     /// Stop recording a live stream and wait until its files are finished
@@ -127,6 +132,7 @@ pub async fn run_client(command: ClientCommand, config: Option<&Path>) -> Result
     match command {
         ClientCommand::Sessions(args) => sessions::run(&connect(&args.connect)?, &args).await,
         ClientCommand::Recordings(args) => recordings::run(&connect(&args.connect)?, &args).await,
+        ClientCommand::Deliveries(args) => deliveries::run(&connect(args.connect())?, &args).await,
         ClientCommand::Start(args) => start::run(&connect(&args.connect)?, &args).await,
         ClientCommand::Stop(args) => stop::run(&connect(&args.connect)?, &args).await,
         ClientCommand::Split(args) => running::run(&connect(&args.connect)?, &args, "split").await,

@@ -185,7 +185,7 @@ fn json(report: &Report) -> String {
 }
 
 fn summary_text(summary: &Summary, all: u64, took: Duration) -> String {
-    let Summary { files, bytes, faulty, interrupted } = *summary;
+    let Summary { files, bytes, remote, faulty, interrupted } = *summary;
     let checked = if interrupted { format!("interrupted: {files} of {all}") } else { files.to_string() };
     let plural = if files == 1 && !interrupted { "" } else { "s" };
     let found = match faulty {
@@ -193,7 +193,12 @@ fn summary_text(summary: &Summary, all: u64, took: Duration) -> String {
         1 => "1 file with faults".into(),
         n => format!("{n} files with faults"),
     };
-    format!("{checked} file{plural} checked, {} in {:.1} s: {found}\n", size(bytes), took.as_secs_f64())
+    let away = match remote {
+        0 => String::new(),
+        1 => "; 1 file is in the object store only".into(),
+        n => format!("; {n} files are in the object store only"),
+    };
+    format!("{checked} file{plural} checked, {} in {:.1} s: {found}{away}\n", size(bytes), took.as_secs_f64())
 }
 
 fn size(bytes: u64) -> String {
@@ -273,7 +278,7 @@ mod tests {
     #[test]
     fn the_summary_says_what_was_found() {
         let summary = |files, faulty, interrupted| {
-            let summary = Summary { files, bytes: 1_500_000, faulty, interrupted };
+            let summary = Summary { files, bytes: 1_500_000, remote: 0, faulty, interrupted };
             summary_text(&summary, 9, Duration::from_millis(2_340))
         };
         assert_eq!(summary(3, 0, false), "3 files checked, 1.5 MB in 2.3 s: no faults\n");

@@ -1,6 +1,9 @@
 //! `reeld.toml`: where the daemon listens, where it keeps things, and its limits.
 
 use super::admission::{Admission, admission};
+use super::delivery::{self, DELIVERY_KEYS, DeliveryConfig};
+use super::reach::DeliveryRules;
+use super::storage::{self, STORAGE_KEYS, StoreConfig};
 use super::toml_keys::{Known, Settings, count, duration, size, text};
 use super::ways_in::{self, SOURCE_KEYS, SourceConfig, SourceRules, TLS_KEYS, Tls, WEBRTC_KEYS, Webrtc};
 use super::{Loaded, Problem, outcome, quoted, read_file};
@@ -17,7 +20,8 @@ const KNOWN: &Known = &[
     ("tls", TLS_KEYS),
     ("source[]", SOURCE_KEYS),
     ("database", &["url"]),
-    ("storage", &["sync_interval"]),
+    ("storage", STORAGE_KEYS),
+    ("delivery", DELIVERY_KEYS),
     (
         "limits",
         &[
@@ -40,6 +44,7 @@ const KNOWN: &Known = &[
             "max_sessions",
             "max_transcodes",
             "max_cpu",
+            "allow_delivery",
         ],
     ),
 ];
@@ -71,8 +76,14 @@ pub struct DaemonConfig {
     /// Streams that are pulled from the start on.
     pub sources: Vec<SourceConfig>,
     pub allow_sources: SourceRules,
+    /// Where news and finished files go to.
+    pub delivery: DeliveryConfig,
+    /// Which hosts they may go to.
+    pub allow_delivery: DeliveryRules,
     /// How often what is being written is synced to the disk; zero: after each fragment.
     pub sync_interval: Duration,
+    /// Where finished files go; `None`: they stay here.
+    pub store: Option<StoreConfig>,
 }
 
 /// Port 0 picks a free port.
@@ -198,6 +209,7 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
     let policy_file = path("policy", "file", "reeld.properties");
     let catalog = paths.state.join("catalog.sqlite");
     let allow_sources = ways_in::allow_sources(settings);
+    let allow_delivery = delivery::allow_delivery(settings);
     DaemonConfig {
         listen: Listen {
             http: settings.get("listen", "http", listen.http, |v| address(v, listen.http)),
@@ -218,8 +230,11 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         tls: ways_in::tls(settings, base),
         sources: ways_in::sources(settings, &allow_sources),
         allow_sources,
+        delivery: delivery::delivery(settings, base, &allow_delivery),
+        allow_delivery,
         sync_interval: settings
             .get("storage", "sync_interval", SYNC_INTERVAL, |v| duration(v, Duration::ZERO..=10 * MINUTE)),
+        store: storage::store(settings, base, &|name| std::env::var_os(name).is_some()),
     }
 }
 

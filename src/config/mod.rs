@@ -4,21 +4,27 @@
 
 mod admission;
 mod daemon;
+mod delivery;
 mod formats;
 mod name_template;
 mod policy;
 mod properties;
+mod reach;
 mod rotation;
+mod storage;
 mod toml_keys;
 mod watch;
 mod ways_in;
 
 pub use admission::Admission;
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
+pub use delivery::{DeliveryConfig, WebhookSecret};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
+pub use reach::{AddressKind, DeliveryRefused, DeliveryRules, MAX_DELIVERY_URL};
 pub use rotation::{Rotation, RotationAlign, parse_seconds};
+pub use storage::{KeepLocal, Secret, StoreConfig, StoreKind};
 pub use watch::{WatchError, Watcher, watch};
 pub use ways_in::{CREDENTIALS_HINT, HostRule, SourceConfig, SourceRules, Tls, Transport, Webrtc};
 

@@ -1,12 +1,13 @@
 //! The parts of `reeld.toml` that say how streams come in: `[webrtc]`, `[tls]`, `[[source]]`, `[limits] allow_sources`.
 
 use super::quoted;
+use super::reach::is_metadata;
 use super::toml_keys::{Settings, boolean, list, text};
 use super::{daemon::at, toml_keys};
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -149,6 +150,20 @@ impl FromStr for HostRule {
     }
 }
 
+impl HostRule {
+    /// Whether `host`, a name, is meant; a dot at its end, which ends its search path, means nothing.
+    pub(super) fn names(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        match self {
+            Self::Net(_) => false,
+            Self::Name(name) => match name.strip_prefix('*') {
+                Some(below) => host.ends_with(below),
+                None => host == *name,
+            },
+        }
+    }
+}
+
 /// Which hosts may be pulled from (`[limits] allow_sources`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceRules {
@@ -161,39 +176,13 @@ impl SourceRules {
     /// connected to, so that a name cannot change its answer in between.
     pub fn allows(&self, host: &str, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let host = host.to_ascii_lowercase();
         match &self.allow {
             None => !is_metadata(address),
             Some(rules) => rules.iter().any(|rule| match rule {
                 HostRule::Net(net) => net.contains(&address),
-                HostRule::Name(name) => match name.strip_prefix('*') {
-                    Some(below) => host.ends_with(below),
-                    None => host == *name,
-                },
+                HostRule::Name(_) => rule.names(host),
             }),
         }
-    }
-}
-
-/// Services outside the link-local blocks that tell a cloud machine its credentials.
-const METADATA: [IpAddr; 3] = [
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-];
-
-/// Link-local addresses, the one block of unique local addresses that serves machine metadata, and [`METADATA`]; also
-/// behind NAT64's well-known prefix (RFC 6052, 2.1).
-fn is_metadata(address: IpAddr) -> bool {
-    let listed = METADATA.contains(&address);
-    match address {
-        IpAddr::V4(v4) => listed || v4.is_link_local(),
-        IpAddr::V6(v6) => match v6.segments() {
-            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-                is_metadata(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)).into())
-            }
-            segments => listed || v6.is_unicast_link_local() || segments[..3] == [0xfd00, 0x0ec2, 0],
-        },
     }
 }
 

@@ -1,14 +1,12 @@
 //! The files of a recording, for those who fetch them; and their deletion.
 
 use super::{Control, ControlError};
-use crate::library::{LibraryError, PartFiles, RecordingId, Storage};
+use crate::deliver::Store;
+use crate::library::{LibraryError, PartFiles, RecordingId, Storage, content_type};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use std::{
-    fs::File,
-    io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    fs::File, io, ops::RangeInclusive, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration,
 };
 use tokio::sync::Semaphore;
 
@@ -17,6 +15,9 @@ static READS: Semaphore = Semaphore::const_new(32);
 /// How long a file may be under neither name: it gets its final one before the catalog is told.
 const RENAME_TRIES: u32 = 20;
 const RENAME_PAUSE: Duration = Duration::from_millis(50);
+/// A URL that is given to a player is good for playing it, and so much longer; players ask again while they play.
+const SIGNED_FOR: Duration = Duration::from_secs(600);
+const LONGEST_SIGNED: Duration = Duration::from_secs(12 * 3600);
 
 /// What can be fetched of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +41,42 @@ impl Resource {
     }
 }
 
-/// An open file, and what is to be told of it. It stays readable when the recording is deleted.
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// It stays readable when the recording is deleted.
+    Here(Arc<File>),
+    Remote(RemoteFile),
+}
+
+/// An object in the store.
+#[derive(Clone, Debug)]
+pub struct RemoteFile {
+    store: Store,
+    url: String,
+    valid: Duration,
+}
+
+impl RemoteFile {
+    /// A URL that gives the object to whoever has it, for a while; `None` where the store cannot sign one.
+    pub async fn presigned(&self, disposition: Option<&str>) -> Result<Option<String>, ControlError> {
+        let signed = self.store.presigned(&self.url, self.valid, disposition).await;
+        signed.map(|url| url.map(String::from)).map_err(|e| ControlError::Failed(e.to_string()))
+    }
+
+    /// The bytes of a range, as they come from the store.
+    pub async fn read(
+        &self,
+        range: RangeInclusive<u64>,
+    ) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+        self.store.read(&self.url, range).await.map_err(io::Error::other)
+    }
+}
+
+/// A file, and what is to be told of it.
 #[derive(Clone, Debug)]
 pub struct Media {
-    pub file: Arc<File>,
+    pub content: Content,
     /// File name to save it under.
     pub name: String,
     /// Bytes; of a file that is being written: so many as there are now.
@@ -76,12 +109,20 @@ impl Control {
                 part => part,
             };
             let is_growing = matches!(part, PartFiles::Writing(_));
+            let remote = self.remote(&part).filter(|_| resource == Resource::File);
+            if let (Some(media), PartFiles::Finished { local: false, .. }) = (&remote, &part) {
+                return Ok(media.clone());
+            }
             let storage = self.inner.library.storage().clone();
             match read_aside(move || open(&storage, part, resource)).await {
                 Err(e) if e.kind() == io::ErrorKind::NotFound && is_growing => {
                     tokio::time::sleep(RENAME_PAUSE).await;
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    // It went to the store only just now.
+                    if let Some(media) = remote {
+                        return Ok(media);
+                    }
                     return Err(missing(&format!("has lost its {}: {e}", resource.as_str())));
                 }
                 Err(e) => {
@@ -94,11 +135,31 @@ impl Control {
         Err(missing("has lost its file"))
     }
 
+    /// Where players are sent to for files that are in the store only, as a source of a page's policy.
+    pub fn media_origin(&self) -> Option<&str> {
+        self.inner.facts.store.as_ref().map(Store::origin)
+    }
+
+    /// A finished part's file as it is in the store.
+    fn remote(&self, part: &PartFiles) -> Option<Media> {
+        let PartFiles::Finished { file, size, sha256, has_video, remote: Some(url), duration_ms, .. } = part
+        else {
+            return None;
+        };
+        let valid = (SIGNED_FOR + Duration::from_millis(*duration_ms)).min(LONGEST_SIGNED);
+        let store = self.inner.facts.store.clone()?;
+        let name = name_of(file.clone(), Resource::File);
+        let content_type = content_type(&name, *has_video);
+        let content = Content::Remote(RemoteFile { store, url: url.clone(), valid });
+        Some(Media { content, name, size: *size, etag: Some(sha256.clone()), content_type })
+    }
+
     /// Deletes a recording that has ended: files, manifests, posters, and what the catalog knows of it.
     pub async fn delete_recording(&self, id: RecordingId) -> Result<(), ControlError> {
         let deleted = self.inner.library.delete(&id).await;
         if matches!(deleted, Ok(()) | Err(LibraryError::NotRemoved { .. })) {
             self.tell_deleted(id);
+            self.inner.facts.keeper.wake();
         }
         match deleted {
             Ok(()) => {
@@ -153,7 +214,7 @@ fn open(storage: &Storage, part: PartFiles, resource: Resource) -> io::Result<Me
         Resource::Manifest => "application/json",
         Resource::Poster => "image/jpeg",
     };
-    Ok(Media { file: Arc::new(file), name, size: found.len(), etag, content_type })
+    Ok(Media { content: Content::Here(Arc::new(file)), name, size: found.len(), etag, content_type })
 }
 
 /// Without `.part`: what is saved under this name plays.
@@ -164,20 +225,6 @@ fn name_of(path: PathBuf, resource: Resource) -> String {
         Resource::File => name.to_owned(),
         Resource::Manifest => format!("{name}.json"),
         Resource::Poster => format!("{name}.jpg"),
-    }
-}
-
-/// RFC 4337 §2: MP4 without pictures is `audio/mp4`. MPEG-TS has no type for sound alone.
-fn content_type(name: &str, has_video: bool) -> &'static str {
-    match (Path::new(name).extension().and_then(|e| e.to_str()), has_video) {
-        (Some("mp4"), true) => "video/mp4",
-        (Some("mp4"), false) => "audio/mp4",
-        (Some("webm"), true) => "video/webm",
-        (Some("webm"), false) => "audio/webm",
-        (Some("mkv"), true) => "video/x-matroska",
-        (Some("mkv"), false) => "audio/x-matroska",
-        (Some("ts"), _) => "video/mp2t",
-        _ => "application/octet-stream",
     }
 }
 

@@ -3,6 +3,7 @@
 mod active;
 mod admission;
 mod cpu;
+mod deliveries;
 mod disk;
 mod events;
 mod files;
@@ -13,10 +14,15 @@ mod rooms;
 mod rules;
 mod sources;
 pub mod verify;
+mod webhooks;
 pub mod whip;
 
 pub use crate::{
-    library::{Filter, Manifest, Page, Part, Recording, RecordingId, Status},
+    deliver::SubscriptionInfo,
+    library::{
+        DeliveryKind, Filter, Letter, LetterFilter, LetterState, Manifest, OutboxId, Page, Part, Recording,
+        RecordingId, Status,
+    },
     record::Refusal,
 };
 pub use admission::NotAdmitted;
@@ -24,17 +30,18 @@ pub use events::{
     Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventMessage, EventWatch, Events,
     NoWatch, RecordingChange, RecordingRefused, SessionChange, Told, WatchEnd,
 };
-pub use files::{Media, Resource, read_aside};
+pub use files::{Content, Media, RemoteFile, Resource, read_aside};
 pub use objects::*;
 pub use rooms::{RoomFailure, RoomOutcome, RoomRecording};
 pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
-    config::Rotation,
+    config::{DeliveryRefused, DeliveryRules, Rotation},
+    deliver::{KeeperWaker, Store, Subscriptions, Waker},
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
-    library::{Library, LibraryError},
+    library::{HandOn, Library, LibraryError},
     media::{MediaSessionId, RoomName, Track},
     record::{Recorder, Running},
 };
@@ -95,6 +102,10 @@ pub enum ControlError {
     /// It may be later.
     #[error("{0}")]
     NotAdmitted(NotAdmitted),
+    #[error(
+        "there is no delivery {0}; it may be done by now. `GET /api/v1/deliveries` lists those that are not"
+    )]
+    UnknownDelivery(String),
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
     #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
@@ -102,6 +113,8 @@ pub enum ControlError {
     /// Something to pull that cannot be: a wrong URI or stream name.
     #[error("{0}")]
     BadSource(String),
+    #[error("{field}: {refused}")]
+    DeliveryNotAllowed { field: &'static str, refused: DeliveryRefused },
     #[error("{0}")]
     SourceNotSupported(String),
     #[error("{0}")]
@@ -123,6 +136,10 @@ pub struct StartOptions {
     pub rotation: Option<Rotation>,
     /// In place of `record_preroll`.
     pub preroll: Option<Duration>,
+    /// URLs that are told of it, beside those of the configuration.
+    pub webhooks: Vec<String>,
+    /// URLs that its files are put to (HTTP PUT), beside the storage of the configuration.
+    pub uploads: Vec<String>,
 }
 
 /// What a start does about a recording that is under way.
@@ -141,6 +158,19 @@ pub struct Facts {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where a relative hook script is looked for.
     pub hooks: PathBuf,
+    /// What the configuration says is to be done with the files of every recording, but for the hook of the policy and
+    /// the webhooks.
+    pub hand_on: HandOn,
+    /// Where files are that are not here any more.
+    pub store: Option<Store>,
+    /// Told when something is to go from there.
+    pub keeper: KeeperWaker,
+    /// Who is told everything.
+    pub webhooks: Subscriptions,
+    /// Where a start call may have things sent to.
+    pub allow_delivery: DeliveryRules,
+    /// Who delivers.
+    pub deliveries: Waker,
 }
 
 /// A cheap handle; all clones are the same.

@@ -10,7 +10,7 @@ use crate::{
     ingest::source::{
         SourceId, SourceLimits, SourceRequest, SourceState, SourceUri, Sources, SourcesError, UriError,
     },
-    library::{Library, LibraryError, Recording, Storage, StorageError},
+    library::{HandOn, Library, LibraryError, Recording, Storage, StorageError},
     media::Codec,
     record::{self, Recorder, Running},
 };
@@ -354,7 +354,7 @@ impl One<'_> {
             subscriber: publishing.from_start,
             policy: Arc::new(policy),
             templates: self.means.templates.clone(),
-            hook: None,
+            hand_on: HandOn::default(),
             max_part_duration: self.means.limits.max_part_duration,
             degraded: Vec::new(),
         }

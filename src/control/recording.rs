@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::{NameTemplate, WebrtcRecording},
     hub::{PrerollGiven, Publishing, Stream, Subscriber},
-    library::{Recording, RecordingId, Status},
+    library::{HandOn, Recording, RecordingId, Status, UploadTo},
     media::{MediaSessionId, Protocol},
     record::{Order, Refusal, Running, Source},
 };
@@ -81,9 +81,10 @@ impl Control {
     pub async fn start_recording(
         &self,
         id: MediaSessionId,
-        options: StartOptions,
+        mut options: StartOptions,
         when_running: WhenRunning,
     ) -> Result<Recording, ControlError> {
+        self.check_deliveries(&mut options)?;
         let preroll = self.preroll_for(&options)?;
         let rules = self.rules_for(options)?;
         let stream = self.stream(id)?;
@@ -251,13 +252,29 @@ impl Control {
             subscriber,
             policy: rules.policy.clone(),
             templates: rules.templates.clone(),
-            hook: rules.policy.hook_in(&self.inner.facts.hooks),
+            hand_on: self.hand_on(rules),
             max_part_duration: Duration::from_millis(self.inner.facts.limits.max_part_duration_ms),
             degraded,
         });
         active.begin(running.id(), running.clone(), stream, waits);
         self.follow_recording(running.clone());
         running
+    }
+
+    /// What is to be done with the files of a recording that follows `rules`: each target once.
+    fn hand_on(&self, rules: &Rules) -> HandOn {
+        let facts = &self.inner.facts;
+        let mut hand_on = facts.hand_on.clone();
+        hand_on.hook = rules.policy.hook_in(&facts.hooks);
+        hand_on.webhooks = facts.webhooks.urls();
+        let HandOn { hook: _, webhooks, uploads } = &rules.hand_on;
+        for url in webhooks {
+            if !hand_on.webhooks.contains(url) {
+                hand_on.webhooks.push(url.clone());
+            }
+        }
+        hand_on.uploads.extend(uploads.iter().filter(|to| !facts.hand_on.uploads.contains(to)).cloned());
+        hand_on
     }
 
     /// From the key frame at or before the pre-roll, and why it is shorter than that.
@@ -292,13 +309,15 @@ impl Control {
         if !rules.policy.record_streams {
             return Err(ControlError::RecordingOff);
         }
-        let StartOptions { file_template, rotation, preroll: _ } = options;
-        if file_template.is_none() && rotation.is_none() {
+        let StartOptions { file_template, rotation, preroll: _, webhooks, uploads } = options;
+        let uploads = uploads.into_iter().map(|url| UploadTo::Put { url }).collect();
+        let hand_on = HandOn { hook: None, webhooks, uploads };
+        if file_template.is_none() && rotation.is_none() && hand_on == HandOn::default() {
             return Ok(rules);
         }
         let template = file_template.map(|text| NameTemplate::parse(&text)).transpose();
         let template = template.map_err(|e| ControlError::Template(e.to_string()))?;
-        Ok(Arc::new(rules.with(template, rotation)))
+        Ok(Arc::new(rules.with(template, rotation, hand_on)))
     }
 
     fn recording_of(&self, id: MediaSessionId) -> Result<Running, ControlError> {

@@ -1,6 +1,7 @@
 use crate::{
     config::{AudioRule, NameTemplate, Policy, Problem, Rotation},
     gst::Templates,
+    library::HandOn,
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -15,6 +16,8 @@ pub struct Rules {
     pub policy: Arc<Policy>,
     pub templates: Arc<Templates>,
     pub loaded_at: DateTime<Utc>,
+    /// What one start asks to be done with its files, beside what the daemon's configuration says.
+    pub hand_on: HandOn,
     /// Why the files as they are now are not in force.
     pub error: Option<String>,
 }
@@ -32,6 +35,7 @@ impl Rules {
                     policy: Arc::new(policy),
                     templates: Arc::new(templates),
                     loaded_at: Utc::now(),
+                    hand_on: HandOn::default(),
                     error: None,
                 };
                 Ok((rules, texts(&warnings)))
@@ -50,8 +54,13 @@ impl Rules {
         Self { policy: Arc::new(policy), ..self.clone() }
     }
 
-    /// The same with another file name template, or another rotation.
-    pub(super) fn with(&self, template: Option<NameTemplate>, rotation: Option<Rotation>) -> Self {
+    /// The same with another file name template, or another rotation, and with what is to be done with the files.
+    pub(super) fn with(
+        &self,
+        template: Option<NameTemplate>,
+        rotation: Option<Rotation>,
+        hand_on: HandOn,
+    ) -> Self {
         let mut policy = (*self.policy).clone();
         if let Some(template) = template {
             policy.name.template = template;
@@ -59,6 +68,6 @@ impl Rules {
         if let Some(rotation) = rotation {
             policy.rotation = rotation;
         }
-        Self { policy: Arc::new(policy), ..self.clone() }
+        Self { policy: Arc::new(policy), hand_on, ..self.clone() }
     }
 }

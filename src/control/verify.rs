@@ -81,6 +81,8 @@ pub struct Summary {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Of these, in the object store only: not looked at.
+    pub remote: u64,
     /// Files with a fault; also those that nobody knows.
     pub faulty: u64,
     /// It was cancelled: the rest was not looked at.
@@ -257,6 +259,7 @@ impl Run<'_> {
                 let mut summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
                 summary.files += 1;
                 summary.bytes += report.size;
+                summary.remote += u64::from(report.remote.is_some());
                 summary.faulty += u64::from(!report.faults.is_empty());
             }
             (self.tell)(report);

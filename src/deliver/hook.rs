@@ -1,7 +1,7 @@
 //! Runs a hook script: `SCRIPT STREAM_NAME FILE`, directly and never through a shell command line.
 
 use super::HookSettings;
-use crate::library::{Delivery, Manifest};
+use crate::library::{DeliveredPart, Delivery, HookJob, Manifest};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     ffi::OsStr,
@@ -40,21 +40,35 @@ pub(super) struct Run {
 ///
 /// The script is started as it is. One without a `#!` line, which the kernel will not start, is given to bash
 /// (or `sh` where there is no bash) as a file to interpret: its arguments stay arguments.
-pub(super) async fn run(delivery: &Delivery, settings: &HookSettings) -> Run {
-    let script = &delivery.job.script;
-    let (child, output) = match spawn(delivery, &settings.folder) {
+pub(super) async fn run(
+    delivery: &Delivery,
+    job: &HookJob,
+    part: &DeliveredPart,
+    settings: &HookSettings,
+) -> Run {
+    let script = &job.script;
+    let told = Told { delivery, job, part };
+    let (child, output) = match spawn(told, &settings.folder) {
         Ok(spawned) => spawned,
         Err(e) => return Run { exit: None, output: cannot_start(script, &settings.folder, &e) },
     };
     Running { group: Group::of(&child), child, output, tail: Tail::default() }.run(settings.timeout).await
 }
 
-fn spawn(delivery: &Delivery, folder: &Path) -> io::Result<(Child, Receiver)> {
-    let script = delivery.job.script.as_os_str();
-    match spawn_program(script, None, delivery, folder) {
+/// What a script is told.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    delivery: &'a Delivery,
+    job: &'a HookJob,
+    part: &'a DeliveredPart,
+}
+
+fn spawn(told: Told<'_>, folder: &Path) -> io::Result<(Child, Receiver)> {
+    let script = told.job.script.as_os_str();
+    match spawn_program(script, None, told, folder) {
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
             let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-            spawn_program(shell.as_ref(), Some(script), delivery, folder)
+            spawn_program(shell.as_ref(), Some(script), told, folder)
         }
         spawned => spawned,
     }
@@ -63,25 +77,26 @@ fn spawn(delivery: &Delivery, folder: &Path) -> io::Result<(Child, Receiver)> {
 fn spawn_program(
     program: &OsStr,
     script: Option<&OsStr>,
-    delivery: &Delivery,
+    Told { delivery, job, part }: Told<'_>,
     folder: &Path,
 ) -> io::Result<(Child, Receiver)> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new(program);
     command
         .args(script)
-        .arg(&delivery.stream_name)
-        .arg(&delivery.file)
+        .arg(&part.stream_name)
+        .arg(&part.file)
         .env_clear()
         .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-        .env("REELD_MEDIA_SESSION_ID", delivery.media_session_id.to_string())
-        .env("REELD_ROOM", &delivery.room_name)
-        .env("REELD_PART", delivery.part.to_string())
-        .env("REELD_DURATION_MS", delivery.duration_ms.to_string())
-        .env("REELD_SIZE", delivery.size.to_string())
-        .env("REELD_CONTAINER", &delivery.container)
-        .env("REELD_STATUS", delivery.job.status.as_str())
-        .env("REELD_MANIFEST", Manifest::path_of(&delivery.file))
+        .env("REELD_DELIVERY_ID", &delivery.key)
+        .env("REELD_MEDIA_SESSION_ID", part.media_session_id.to_string())
+        .env("REELD_ROOM", &part.room_name)
+        .env("REELD_PART", delivery.part.unwrap_or_default().to_string())
+        .env("REELD_DURATION_MS", part.duration_ms.to_string())
+        .env("REELD_SIZE", part.size.to_string())
+        .env("REELD_CONTAINER", &part.container)
+        .env("REELD_STATUS", job.status.as_str())
+        .env("REELD_MANIFEST", Manifest::path_of(&part.file))
         .current_dir(folder)
         .process_group(0)
         .stdin(Stdio::null())

@@ -1,25 +1,66 @@
-//! Hands finished files on. What is to be delivered is in the library's outbox, so nothing is forgotten when
+//! Hands finished files and news on. What is to be delivered is in the library's outbox, so nothing is forgotten when
 //! the daemon dies: a delivery happens at least once.
 
 mod hook;
+mod outgoing;
+mod schedule;
+mod sign;
+mod subscriptions;
+mod upload;
+mod webhook;
+mod worker;
 
-use crate::library::{
-    Delivery, DeliveryKind, DeliveryState, HookResult, Library, LibraryError, OutboxId, RecordingId,
-};
-use chrono::{DateTime, TimeDelta, Utc};
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+pub use outgoing::{Outgoing, OutgoingError, RedirectError, host_of, told};
+pub use schedule::RetrySchedule;
+pub use subscriptions::{SubscriptionInfo, Subscriptions};
+pub use upload::{Keeper, KeeperWaker, Store, StoreError, UploadSettings};
+pub use webhook::WebhookSettings;
+
+use crate::library::{DeliveryKind, DeliveryState, Library, RecordingId};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
-    task::{Id, JoinHandle, JoinSet},
+    task::JoinSet,
     time::Instant,
 };
+use worker::Worker;
 
-/// The outbox is looked at this often even when nothing is due: the wall clock may have been set.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-/// First and longest pause after the catalog could not be read or written.
-const CATALOG_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Longest error of [`Delivered`].
-const MAX_ERROR_CHARS: usize = 500;
+/// How deliveries are made. Each kind has places of its own: a slow upload keeps no hook waiting.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub hooks: HookSettings,
+    pub webhooks: WebhookSettings,
+    pub uploads: UploadSettings,
+    pub retry: RetrySchedule,
+}
+
+impl Settings {
+    /// The defaults, with scripts run in `folder`.
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            hooks: HookSettings::new(folder),
+            webhooks: WebhookSettings::default(),
+            uploads: UploadSettings::default(),
+            retry: RetrySchedule::default(),
+        }
+    }
+
+    /// How many of a kind are under way at the same time.
+    fn places(&self, kind: DeliveryKind) -> usize {
+        let places = match kind {
+            DeliveryKind::Hook => self.hooks.concurrency,
+            DeliveryKind::Webhook => self.webhooks.concurrency,
+            DeliveryKind::Upload => self.uploads.concurrency,
+        };
+        places.max(1)
+    }
+
+    /// How many of these may be to one target: a receiver that answers nobody leaves places for the others.
+    fn places_per_target(&self, kind: DeliveryKind) -> usize {
+        let places = self.places(kind);
+        if kind == DeliveryKind::Webhook { places.div_ceil(2) } else { places }
+    }
+}
 
 /// How hooks are run.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +69,6 @@ pub struct HookSettings {
     pub timeout: Duration,
     /// How many scripts run at the same time, at least 1.
     pub concurrency: usize,
-    pub retry: RetrySchedule,
     /// Working directory of the scripts.
     pub folder: PathBuf,
 }
@@ -36,292 +76,119 @@ pub struct HookSettings {
 impl HookSettings {
     /// The defaults, with scripts run in `folder`.
     pub fn new(folder: PathBuf) -> Self {
-        Self { timeout: Duration::from_secs(60), concurrency: 4, retry: RetrySchedule::default(), folder }
+        Self { timeout: Duration::from_secs(60), concurrency: 4, folder }
     }
 }
 
-/// When what failed is tried again: after `first`, then twice as long each time up to `longest`, each ± 20 %.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetrySchedule {
-    pub first: Duration,
-    pub longest: Duration,
-    /// Counted from the first failure.
-    pub give_up_after: Duration,
+/// What one attempt came to. Errors are told to people: no credentials in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// To be tried again, not before `retry_after` has passed.
+    Failed {
+        error: String,
+        retry_after: Option<Duration>,
+    },
+    /// Trying again would not help.
+    GiveUp {
+        error: String,
+    },
+    /// The receiver wants to be told no more of this recording.
+    Unsubscribe {
+        error: String,
+    },
 }
 
-impl Default for RetrySchedule {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_secs(5),
-            longest: Duration::from_secs(3600),
-            give_up_after: Duration::from_secs(72 * 3600),
-        }
+impl Outcome {
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self::Failed { error: error.into(), retry_after: None }
     }
 }
 
-impl RetrySchedule {
-    /// Pause after failure number `attempts` (from 1); `spread` is 0 for 20 % less, 1 for 20 % more.
-    fn pause(&self, attempts: u32, spread: f64) -> Duration {
-        let doubled = 1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.first.saturating_mul(doubled).min(self.longest).mul_f64(0.8 + 0.4 * spread.clamp(0.0, 1.0))
-    }
-
-    /// `None`: it has failed for long enough.
-    fn next(
-        &self,
-        attempts: u32,
-        first_tried_at: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
-    ) -> Option<DateTime<Utc>> {
-        let tried_for = first_tried_at.map_or(TimeDelta::zero(), |first| now - first);
-        let give_up_after = TimeDelta::from_std(self.give_up_after).unwrap_or(TimeDelta::MAX);
-        if tried_for >= give_up_after {
-            return None;
-        }
-        let pause = TimeDelta::from_std(self.pause(attempts, rand::random_range(0.0..=1.0))).ok()?;
-        now.checked_add_signed(pause)
-    }
-}
-
-/// What one run of a delivery came to, and is stored.
+/// What one attempt came to, and is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    pub recording: RecordingId,
-    /// Number of the part.
-    pub part: u32,
+    /// The same in every attempt.
+    pub key: String,
+    /// `None`: news of the daemon.
+    pub recording: Option<RecordingId>,
+    /// Number of the part; `None` for news.
+    pub part: Option<u32>,
     pub kind: DeliveryKind,
+    /// Without credentials.
+    pub target: String,
     /// Never `Pending`.
     pub state: DeliveryState,
-    /// Runs that have ended.
+    /// Attempts that have ended.
     pub attempts: u32,
     pub error: Option<String>,
 }
 
 type Tell = Arc<dyn Fn(Delivered) + Send + Sync>;
 
-/// The running deliveries. Dropping it kills the scripts that run; their entries stay in the outbox.
+/// The running deliveries. Dropping it cuts off what is under way; the entries stay in the outbox.
 #[derive(Debug)]
 pub struct Deliveries {
-    wake: Arc<Notify>,
+    wake: Waker,
     drain: watch::Sender<Option<Instant>>,
-    worker: JoinHandle<()>,
+    /// One for each kind.
+    workers: JoinSet<()>,
 }
 
 impl Deliveries {
-    /// Begins with what is in the outbox. `tell` is called, on a tokio thread, after each run. Needs a tokio runtime.
+    /// Begins with what is in the outbox. `tell` is called, on a tokio thread, after each attempt. Needs a tokio runtime.
     pub fn start(
         library: Library,
-        settings: HookSettings,
+        settings: Settings,
         tell: impl Fn(Delivered) + Send + Sync + 'static,
     ) -> Self {
-        let wake = Arc::new(Notify::new());
+        let wake = Waker::default();
         let (drain, drained) = watch::channel(None);
-        let worker = Worker {
-            library,
-            settings: Arc::new(settings),
-            tell: Arc::new(tell),
-            wake: wake.clone(),
-            drain: drained,
-            running: JoinSet::new(),
-            in_flight: HashMap::new(),
-        };
-        Self { wake, drain, worker: tokio::spawn(worker.run()) }
+        let (settings, tell): (_, Tell) = (Arc::new(settings), Arc::new(tell));
+        let mut workers = JoinSet::new();
+        for kind in DeliveryKind::ALL {
+            let worker =
+                Worker::new(kind, library.clone(), settings.clone(), tell.clone(), &wake, drained.clone());
+            workers.spawn(worker.run());
+        }
+        Self { wake, drain, workers }
     }
 
-    /// A handle for those who commit parts.
+    /// A handle for those who put something in the outbox.
     pub fn waker(&self) -> Waker {
-        Waker(self.wake.clone())
+        self.wake.clone()
     }
 
-    /// Runs what was never tried to its end, starts no retries, and kills what still runs after `limit`. What
-    /// did not end stays in the outbox for the next start.
+    /// Runs hooks and webhooks that were never tried to their end, starts no retries and no uploads, and cuts off what is
+    /// still under way after `limit`, uploads at once. What did not end stays in the outbox for the next start.
     pub async fn drain(mut self, limit: Duration) {
         self.drain.send_replace(Some(Instant::now() + limit));
-        if let Err(e) = (&mut self.worker).await {
-            tracing::error!(error = %e, "the delivery worker ended with a fault");
+        while let Some(ended) = self.workers.join_next().await {
+            if let Err(e) = ended {
+                tracing::error!(error = %e, "a delivery worker ended with a fault");
+            }
         }
     }
 }
 
-impl Drop for Deliveries {
-    fn drop(&mut self) {
-        self.worker.abort();
-    }
+/// Wakes the deliveries after something was put in the outbox. A cheap clone.
+#[derive(Clone, Debug, Default)]
+pub struct Waker {
+    hooks: Arc<Notify>,
+    webhooks: Arc<Notify>,
+    uploads: Arc<Notify>,
 }
-
-/// Wakes the deliveries after a commit. A cheap clone.
-#[derive(Clone, Debug)]
-pub struct Waker(Arc<Notify>);
 
 impl Waker {
     pub fn wake(&self) {
-        self.0.notify_one();
-    }
-}
-
-struct Worker {
-    library: Library,
-    settings: Arc<HookSettings>,
-    tell: Tell,
-    wake: Arc<Notify>,
-    /// The deadline, once draining.
-    drain: watch::Receiver<Option<Instant>>,
-    running: JoinSet<()>,
-    in_flight: HashMap<Id, OutboxId>,
-}
-
-impl Worker {
-    async fn run(mut self) {
-        let mut catalog_pause = CATALOG_PAUSE.0;
-        loop {
-            let deadline = *self.drain.borrow_and_update();
-            let pause = match self.start_due(deadline.is_some()).await {
-                Ok(pause) => {
-                    catalog_pause = CATALOG_PAUSE.0;
-                    pause
-                }
-                Err(error) => {
-                    tracing::error!(%error, "hooks wait: the outbox cannot be read");
-                    catalog_pause = (catalog_pause * 2).min(CATALOG_PAUSE.1);
-                    catalog_pause
-                }
-            };
-            if deadline.is_some() && self.running.is_empty() {
-                return;
-            }
-            tokio::select! {
-                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
-                () = self.wake.notified() => {}
-                changed = self.drain.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(pause), if deadline.is_none() => {}
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    tracing::warn!(running = self.running.len(), "ending hooks that did not end in time");
-                    self.running.shutdown().await;
-                    return;
-                }
-            }
-        }
+        [&self.hooks, &self.webhooks, &self.uploads].into_iter().for_each(|worker| worker.notify_one());
     }
 
-    /// Starts what is due while there are free places; answers how long to wait for the next.
-    async fn start_due(&mut self, draining: bool) -> Result<Duration, LibraryError> {
-        let places = self.settings.concurrency.max(1);
-        if self.running.len() >= places {
-            return Ok(LONGEST_SLEEP);
-        }
-        let now = Utc::now();
-        // As many as can be running, and as many more as can be started.
-        let limit = u32::try_from(places.saturating_mul(2)).unwrap_or(u32::MAX);
-        for delivery in self.library.outbox_due(now, limit).await? {
-            let in_flight = self.in_flight.values().any(|id| *id == delivery.id);
-            if in_flight || (draining && delivery.attempts > 0) {
-                continue;
-            }
-            if self.running.len() >= places {
-                break;
-            }
-            let id = delivery.id;
-            let task = self.running.spawn(deliver(
-                self.library.clone(),
-                self.settings.clone(),
-                self.tell.clone(),
-                delivery,
-            ));
-            self.in_flight.insert(task.id(), id);
-        }
-        let Some(next) = self.library.outbox_next_due(now).await? else { return Ok(LONGEST_SLEEP) };
-        Ok((next - Utc::now()).to_std().unwrap_or_default().min(LONGEST_SLEEP))
-    }
-
-    fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
-        let task = match ended {
-            Ok((task, ())) => task,
-            Err(e) => {
-                tracing::error!(error = %e, "a delivery ended with a fault");
-                e.id()
-            }
-        };
-        self.in_flight.remove(&task);
-    }
-}
-
-/// One attempt, from the start of the script until its result is in the catalog.
-async fn deliver(library: Library, settings: Arc<HookSettings>, tell: Tell, delivery: Delivery) {
-    let run = hook::run(&delivery, &settings).await;
-    let result =
-        HookResult { exit: run.exit, attempts: delivery.attempts.saturating_add(1), output: run.output };
-    let now = Utc::now();
-    let next = match result.exit {
-        Some(0) => Next::Done,
-        _ => match settings.retry.next(result.attempts, delivery.first_tried_at, now) {
-            Some(at) => Next::Retry(at),
-            None => Next::GiveUp,
-        },
-    };
-    log(&delivery, &result, &next);
-
-    // The place is kept until the result is stored: a script whose result is lost would be run again at once.
-    let mut pause = CATALOG_PAUSE.0;
-    while let Err(error) = store(&library, delivery.id, &result, now, &next).await {
-        tracing::error!(%error, recording = %delivery.recording, part = delivery.part, "the result of a hook cannot be stored");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(CATALOG_PAUSE.1);
-    }
-    tell(delivered(&delivery, &result, &next));
-}
-
-enum Next {
-    Done,
-    Retry(DateTime<Utc>),
-    GiveUp,
-}
-
-async fn store(
-    library: &Library,
-    id: OutboxId,
-    result: &HookResult,
-    now: DateTime<Utc>,
-    next: &Next,
-) -> Result<(), LibraryError> {
-    match next {
-        Next::Done => library.outbox_done(id, result).await,
-        Next::Retry(at) => library.outbox_retry(id, result, now, *at).await,
-        Next::GiveUp => library.outbox_give_up(id, result).await,
-    }
-}
-
-fn delivered(delivery: &Delivery, result: &HookResult, next: &Next) -> Delivered {
-    let error = match result.exit {
-        Some(0) => None,
-        Some(code) => Some(format!("exit code {code}")),
-        // It says itself how it ended.
-        None => result.output.lines().last().map(|line| line.chars().take(MAX_ERROR_CHARS).collect()),
-    };
-    Delivered {
-        recording: delivery.recording,
-        part: delivery.part,
-        kind: DeliveryKind::Hook,
-        state: match next {
-            Next::Done => DeliveryState::Done,
-            Next::Retry(_) => DeliveryState::Failed,
-            Next::GiveUp => DeliveryState::Dead,
-        },
-        attempts: result.attempts,
-        error,
-    }
-}
-
-fn log(delivery: &Delivery, result: &HookResult, next: &Next) {
-    let Delivery { recording, part, job, .. } = delivery;
-    let HookResult { exit, attempts, output } = result;
-    let script = job.script.display();
-    match next {
-        Next::Done => tracing::info!(%recording, part, %script, attempts, "hook done"),
-        Next::Retry(at) => {
-            tracing::warn!(%recording, part, %script, ?exit, attempts, output, next = %at, "hook failed");
-        }
-        Next::GiveUp => {
-            tracing::error!(%recording, part, %script, ?exit, attempts, output, "hook failed; giving up");
+    fn of(&self, kind: DeliveryKind) -> Arc<Notify> {
+        match kind {
+            DeliveryKind::Hook => self.hooks.clone(),
+            DeliveryKind::Webhook => self.webhooks.clone(),
+            DeliveryKind::Upload => self.uploads.clone(),
         }
     }
 }

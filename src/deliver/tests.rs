@@ -1,10 +1,11 @@
 //! Real scripts, a real catalog.
 
-use super::*;
+use super::{worker::LONGEST_SLEEP, *};
 use crate::library::{
-    HookJob, Recording, RecordingId, Status,
+    DeliveredPart, Delivery, HookJob, HookResult, Job, Recording, RecordingId, Status,
     testing::{self, library, part},
 };
+use chrono::{DateTime, Utc};
 use std::{path::Path, process::Command};
 use tempfile::TempDir;
 
@@ -20,8 +21,8 @@ fn script(dir: &TempDir, text: &str) -> PathBuf {
     path
 }
 
-fn settings(dir: &TempDir) -> HookSettings {
-    let mut settings = HookSettings::new(dir.path().into());
+fn settings(dir: &TempDir) -> Settings {
+    let mut settings = Settings::new(dir.path().into());
     settings.retry.first = Duration::from_millis(10);
     settings
 }
@@ -30,32 +31,47 @@ fn delivery(script: PathBuf, stream_name: &str, file: &str) -> Delivery {
     let recording = testing::recording(0);
     Delivery {
         id: 1,
-        recording: recording.id,
-        part: 3,
+        key: "msg_1".into(),
+        recording: Some(recording.id),
+        part: Some(3),
+        kind: DeliveryKind::Hook,
+        target: script.to_string_lossy().into_owned(),
         attempts: 0,
         first_tried_at: None,
-        job: HookJob { script, status: Status::Completed },
-        stream_name: stream_name.into(),
-        room_name: "the room".into(),
-        media_session_id: recording.media_session_id,
-        container: "mp4".into(),
-        file: file.into(),
-        duration_ms: 2500,
-        size: 77,
+        job: Job::Hook(HookJob { script, status: Status::Completed }),
+        progress: None,
+        of: Some(DeliveredPart {
+            stream_name: stream_name.into(),
+            room_name: "the room".into(),
+            media_session_id: recording.media_session_id,
+            container: "mp4".into(),
+            file: file.into(),
+            name: "cam.mp4".into(),
+            poster: None,
+            started_at: recording.started_at,
+            duration_ms: 2500,
+            size: 77,
+            sha256: "ab".repeat(32),
+            has_video: true,
+        }),
     }
 }
 
+async fn run_of(delivery: &Delivery, settings: &Settings) -> hook::Run {
+    let (Job::Hook(job), Some(part)) = (&delivery.job, &delivery.of) else { panic!("{delivery:?}") };
+    hook::run(delivery, job, part, &settings.hooks).await
+}
+
 async fn run(dir: &TempDir, text: &str) -> hook::Run {
-    hook::run(&delivery(script(dir, text), "cam", "/records/cam.mp4"), &settings(dir)).await
+    run_of(&delivery(script(dir, text), "cam", "/records/cam.mp4"), &settings(dir)).await
 }
 
 /// Enters a recording with so many parts, each with its hook.
 async fn recorded(library: &Library, script: &Path, parts: u32) -> Recording {
     let recording = testing::recording(0);
-    library.begin(&recording).await.unwrap();
+    library.begin(&recording, &testing::hooked(script)).await.unwrap();
     for number in 1..=parts {
-        let job = HookJob { script: script.into(), status: Status::Completed };
-        library.commit_part(&recording.id, &part(number), Some(job)).await.unwrap();
+        library.commit_part(&recording.id, &part(number)).await.unwrap();
     }
     recording
 }
@@ -85,7 +101,7 @@ async fn all_succeeded(library: &Library, id: &RecordingId) -> Vec<HookResult> {
 }
 
 async fn due(library: &Library) -> usize {
-    library.outbox_due(DateTime::<Utc>::MAX_UTC, 100).await.unwrap().len()
+    testing::due_at(library, DateTime::<Utc>::MAX_UTC).await.len()
 }
 
 fn is_alive(pid: &str) -> bool {
@@ -102,7 +118,7 @@ async fn names_reach_the_script_as_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let path = script(&dir, &format!("{shebang}printf '%s\\0' \"$#\" \"$1\" \"$2\"\n"));
         let file = format!("/records/{nasty}.mp4");
-        let run = hook::run(&delivery(path, name, &file), &settings(&dir)).await;
+        let run = run_of(&delivery(path, name, &file), &settings(&dir)).await;
         assert_eq!(run, hook::Run { exit: Some(0), output: format!("2\0{name}\0{file}\0") });
         assert!(!dir.path().join("pwned").exists());
     }
@@ -112,7 +128,7 @@ async fn names_reach_the_script_as_they_are() {
 async fn the_environment_is_ours() {
     let dir = tempfile::tempdir().unwrap();
     let run = run(&dir, "#!/bin/sh\npwd\nenv | grep -v '^_=' | cut -d= -f1 | sort | tr '\\n' ' '; echo\n\
-                         echo $REELD_ROOM,$REELD_PART,$REELD_DURATION_MS,$REELD_SIZE,$REELD_CONTAINER,$REELD_STATUS\n\
+                         echo $REELD_ROOM,$REELD_PART,$REELD_DURATION_MS,$REELD_SIZE,$REELD_CONTAINER,$REELD_STATUS,$REELD_DELIVERY_ID\n\
                          echo $REELD_MANIFEST; cat\n")
     .await;
     assert_eq!(run.exit, Some(0));
@@ -120,9 +136,9 @@ async fn the_environment_is_ours() {
     assert_eq!(Path::new(lines[0]).canonicalize().unwrap(), dir.path().canonicalize().unwrap());
     let known = ["PATH", "HOME", "LANG", "TZ", "USER", "PWD", "OLDPWD", "SHLVL"];
     let others: Vec<_> = lines[1].split(' ').filter(|n| !n.is_empty() && !known.contains(n)).collect();
-    assert_eq!(others.len(), 8, "{others:?}");
+    assert_eq!(others.len(), 9, "{others:?}");
     assert!(others.iter().all(|n| n.starts_with("REELD_")), "{others:?}");
-    assert_eq!(lines[2..], ["the room,3,2500,77,mp4,completed", "/records/cam.mp4.json"]);
+    assert_eq!(lines[2..], ["the room,3,2500,77,mp4,completed,msg_1", "/records/cam.mp4.json"]);
 }
 
 /// The example of Flashphoner's manual has no `#!` line and needs bash.
@@ -141,7 +157,7 @@ async fn the_manuals_example_works_as_written() {
              DST_FILE=\"${{SRC_FILE/$SRC_DIR/$REPLACE_STR}}\"\ncp $SRC_FILE $DST_FILE\n"
         ),
     );
-    let run = hook::run(&delivery(path, "cam", &format!("{root}/records/a.mp4")), &settings(&dir)).await;
+    let run = run_of(&delivery(path, "cam", &format!("{root}/records/a.mp4")), &settings(&dir)).await;
     assert_eq!(run, hook::Run { exit: Some(0), output: String::new() });
     assert_eq!(std::fs::read(dir.path().join("html/cam-a.mp4")).unwrap(), b"film");
 }
@@ -150,21 +166,21 @@ async fn the_manuals_example_works_as_written() {
 async fn what_cannot_be_started_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let missing = delivery(dir.path().join("none.sh"), "cam", "/x.mp4");
-    let said = hook::run(&missing, &settings(&dir)).await.output;
+    let said = run_of(&missing, &settings(&dir)).await.output;
     assert!(said.contains("none.sh: there is no such file"), "{said}");
 
     let path = script(&dir, "#!/nowhere/interpreter\n");
-    let said = hook::run(&delivery(path.clone(), "cam", "/x.mp4"), &settings(&dir)).await.output;
+    let said = run_of(&delivery(path.clone(), "cam", "/x.mp4"), &settings(&dir)).await.output;
     assert!(said.contains("its first line names is missing"), "{said}");
 
     let plain = dir.path().join("plain.sh");
     std::fs::write(&plain, "exit 0").unwrap();
-    let said = hook::run(&delivery(plain.clone(), "cam", "/x.mp4"), &settings(&dir)).await;
+    let said = run_of(&delivery(plain.clone(), "cam", "/x.mp4"), &settings(&dir)).await;
     assert_eq!(said.exit, None);
     assert!(said.output.contains(&format!("chmod +x {}", plain.display())), "{}", said.output);
 
-    let gone = HookSettings::new(dir.path().join("gone"));
-    let said = hook::run(&delivery(path, "cam", "/x.mp4"), &gone).await.output;
+    let gone = Settings::new(dir.path().join("gone"));
+    let said = run_of(&delivery(path, "cam", "/x.mp4"), &gone).await.output;
     assert!(said.contains("gone it is to run in is missing"), "{said}");
 }
 
@@ -185,8 +201,8 @@ async fn the_time_limit_ends_all_that_the_script_started() {
     // It ignores SIGTERM, and so does its child.
     let path = script(&dir, "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho $! > child\necho begun\nwait\n");
     let mut settings = settings(&dir);
-    settings.timeout = Duration::from_millis(300);
-    let run = hook::run(&delivery(path, "cam", "/x.mp4"), &settings).await;
+    settings.hooks.timeout = Duration::from_millis(300);
+    let run = run_of(&delivery(path, "cam", "/x.mp4"), &settings).await;
     assert_eq!(run.exit, None);
     assert!(run.output.starts_with("begun\n[reeld: ended after its time limit of 0.3 s]"), "{}", run.output);
     let child = std::fs::read_to_string(dir.path().join("child")).unwrap();
@@ -265,9 +281,8 @@ async fn draining_runs_what_was_never_tried_and_starts_no_retry() {
     let good = recorded(&library, &path, 3).await;
     let mut bad = testing::recording(1);
     bad.stream_name = "bad".into();
-    library.begin(&bad).await.unwrap();
-    let job = HookJob { script: path, status: Status::Completed };
-    library.commit_part(&bad.id, &part(1), Some(job)).await.unwrap();
+    library.begin(&bad, &testing::hooked(path)).await.unwrap();
+    library.commit_part(&bad.id, &part(1)).await.unwrap();
 
     let mut settings = settings(&dir);
     settings.retry.first = Duration::ZERO;
@@ -314,7 +329,7 @@ async fn no_more_scripts_run_at_once_than_are_allowed() {
         recordings.push(recorded(&library, &path, 1).await);
     }
     let mut settings = settings(&dir);
-    settings.concurrency = 2;
+    settings.hooks.concurrency = 2;
     Deliveries::start(library.clone(), settings, |_| {}).drain(PATIENCE).await;
     for recording in recordings {
         assert_eq!(all_succeeded(&library, &recording.id).await.len(), 1);
@@ -325,19 +340,4 @@ async fn no_more_scripts_run_at_once_than_are_allowed() {
         Some(*n)
     });
     assert_eq!(running.max(), Some(2));
-}
-
-#[test]
-fn pauses_double_up_to_the_longest() {
-    let schedule = RetrySchedule::default();
-    for (attempts, seconds) in
-        [(1, 5), (2, 10), (3, 20), (10, 2560), (11, 3600), (33, 3600), (u32::MAX, 3600)]
-    {
-        assert_eq!(schedule.pause(attempts, 0.5), Duration::from_secs(seconds), "{attempts}");
-    }
-    assert_eq!(schedule.pause(1, 0.0), Duration::from_secs(4));
-    assert_eq!(schedule.pause(1, 1.0), Duration::from_secs(6));
-    let now = Utc::now();
-    assert_eq!(schedule.next(20, Some(now - TimeDelta::hours(72)), now), None);
-    assert!(schedule.next(20, Some(now - TimeDelta::hours(71)), now).is_some_and(|at| at > now));
 }

@@ -3,7 +3,7 @@
 //! Nothing is changed that another process writes: neither what it has open nor what changes while we look.
 
 use super::{
-    FinishedFile, HookJob, Identity, Inspect, Library, LibraryError, MakeWhole, Manifest, RecordingId,
+    FinishedFile, HandOn, Identity, Inspect, Library, LibraryError, MakeWhole, Manifest, RecordingId,
     Storage,
     enter::{Entered, Found, MAX_TOLD, finish_renames},
     salvage::{Salvaged, Unfinished, describe, salvage, start_of},
@@ -32,7 +32,7 @@ impl Library {
     pub(super) async fn take_in(
         &self,
         strays: Strays,
-        hook: Option<&HookJob>,
+        hand_on: &HandOn,
         make_whole: MakeWhole,
         inspect: Inspect,
     ) -> Result<(), LibraryError> {
@@ -44,13 +44,11 @@ impl Library {
                 "the catalog is new: entering the files from their manifests"
             );
         }
-        // Of those that an earlier catalog had, hooks have run as far as anybody knows, but for those it still owed.
-        let owed = self.owed().await?;
-        let owes = |found: &Found| !rebuilt || owed.contains(&(found.identity.id, found.part.number));
-        let mut entered = self.enter_whole(&whole, rebuilt, hook, owes).await?;
-        if rebuilt && hook.is_some() && entered.parts > entered.hooks {
-            let files = entered.parts - entered.hooks;
-            tracing::warn!(files, "hooks are not run again for files entered into a new catalog");
+        // Those that an earlier catalog had are handed on as far as anybody knows, but for what it still owed.
+        let mut entered = self.enter_whole(&whole, rebuilt, hand_on).await?;
+        if rebuilt && *hand_on != HandOn::default() && entered.parts > entered.handed_on {
+            let files = entered.parts - entered.handed_on;
+            tracing::warn!(files, "are not handed on again: files entered into a new catalog");
         }
         let (renamed, parts) = self
             .beside(move |storage| {
@@ -58,11 +56,13 @@ impl Library {
                 (finish_renames(storage, &gone, &mut parts), parts)
             })
             .await?;
-        entered.add(self.enter(renamed, hook).await?);
-        entered
-            .add(self.adopt(parts, hook, move |storage, name| adopt_part(storage, name, make_whole)).await?);
-        entered
-            .add(self.adopt(foreign, hook, move |storage, name| adopt_file(storage, name, inspect)).await?);
+        entered.add(self.enter(renamed, hand_on).await?);
+        entered.add(
+            self.adopt(parts, hand_on, move |storage, name| adopt_part(storage, name, make_whole)).await?,
+        );
+        entered.add(
+            self.adopt(foreign, hand_on, move |storage, name| adopt_file(storage, name, inspect)).await?,
+        );
         tell(&entered);
         if rebuilt {
             self.rebuilt().await?;
@@ -74,7 +74,7 @@ impl Library {
     async fn adopt(
         &self,
         names: Vec<String>,
-        hook: Option<&HookJob>,
+        hand_on: &HandOn,
         adopt: impl Fn(&Storage, &str) -> Result<Option<Found>, String> + Copy + Send + 'static,
     ) -> Result<Entered, LibraryError> {
         let mut entered = Entered::default();
@@ -88,7 +88,7 @@ impl Library {
             match adopted {
                 Ok(Some(found)) => {
                     tracing::warn!(file = name, recording = %found.identity.id, "nobody knew it: adopted");
-                    entered.add(self.enter(vec![found], hook).await?);
+                    entered.add(self.enter(vec![found], hand_on).await?);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(file = name, error, "nobody knows it; left as it is"),
@@ -138,11 +138,11 @@ fn tell(entered: &Entered) {
     for file in entered.left.iter().take(MAX_TOLD) {
         tracing::warn!(file = %file.display(), "is not entered: its manifest is that of another file, or its recording has not ended");
     }
-    let Entered { parts, hooks, moved, left } = entered;
+    let Entered { parts, handed_on, moved, left } = entered;
     if parts + moved + left.len() > 0 {
         tracing::warn!(
             files = parts,
-            hooks,
+            handed_on,
             moved,
             left = left.len(),
             "the catalog did not know these files"
@@ -249,10 +249,10 @@ fn adopt_part(storage: &Storage, name: &str, make_whole: MakeWhole) -> Result<Op
     let Some((identity, part)) = salvage(storage, &unfinished, make_whole, identity)? else {
         return Err("it is not known how to finish it, or nothing in it can be played".into());
     };
-    Ok(Some(Found { identity, part, recovered: true, hook: true }))
+    Ok(Some(Found { identity, part, recovered: true, hand_on: true }))
 }
 
-/// Writes a manifest for a file that has none. Nobody waits for a hook of a file that reeld has not recorded. Blocks.
+/// Writes a manifest for a file that has none. Nobody waits for a file that reeld has not recorded: it is not handed on. Blocks.
 fn adopt_file(storage: &Storage, name: &str, inspect: Inspect) -> Result<Option<Found>, String> {
     let path = storage.folder().join(name);
     let Some(look) = Look::at(&path) else { return Ok(None) };
@@ -277,7 +277,7 @@ fn found_file(file: &FinishedFile, look: &Look, salvaged: &Salvaged) -> Found {
     let started_at = start_of(look.changed(), salvaged);
     let (stem, extension) = split(&file.name);
     let identity = stranger(stem, extension, started_at);
-    Found { identity, part: describe(file, 1, started_at, salvaged), recovered: true, hook: false }
+    Found { identity, part: describe(file, 1, started_at, salvaged), recovered: true, hand_on: false }
 }
 
 /// Never over another; false when there is one.

@@ -1,7 +1,8 @@
 //! The life of a recording in the catalog.
 
 use super::{
-    AudioPart, HookJob, Library, LibraryError, Lost, Part, Recording, RecordingId, Status, VideoPart, outbox,
+    AudioPart, HandOn, Library, LibraryError, Lost, Part, Recording, RecordingId, Status, VideoPart,
+    outbox::{self, News},
     posters, sql,
 };
 use crate::media::{Gap, MediaSessionId};
@@ -11,11 +12,11 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use std::path::{Path, PathBuf};
 
 impl Library {
-    /// Enters a recording that begins, without its parts.
-    pub async fn begin(&self, recording: &Recording) -> Result<(), LibraryError> {
+    /// Enters a recording that begins, without its parts. `hand_on`: what is to be done with them.
+    pub async fn begin(&self, recording: &Recording, hand_on: &HandOn) -> Result<(), LibraryError> {
         const WHAT: &str = "enter a recording";
         let mut tx = self.write(WHAT).await?;
-        insert_recording(&mut tx, recording, WHAT).await?;
+        insert_recording(&mut tx, recording, hand_on, WHAT).await?;
         tx.commit().await.map_err(sql(WHAT))
     }
 
@@ -61,13 +62,19 @@ impl Library {
         tx.commit().await.map_err(sql(WHAT))
     }
 
-    /// Enters a finished part, adds it to the recording's totals and, with `hook`, puts its hook in the outbox:
+    /// Enters a finished part, adds it to the recording's totals and puts what is to be done with it in the outbox:
     /// all or nothing. Wake the deliveries after it.
-    pub async fn commit_part(
+    pub async fn commit_part(&self, id: &RecordingId, part: &Part) -> Result<(), LibraryError> {
+        self.commit(id, part, Status::Completed, &HandOn::default()).await
+    }
+
+    /// `status`: what a hook is told; `otherwise`: what is to be done where the recording does not say.
+    pub(super) async fn commit(
         &self,
         id: &RecordingId,
         part: &Part,
-        hook: Option<HookJob>,
+        status: Status,
+        otherwise: &HandOn,
     ) -> Result<(), LibraryError> {
         const WHAT: &str = "enter a part";
         let mut tx = self.write(WHAT).await?;
@@ -84,9 +91,7 @@ impl Library {
         }
         insert_part(&mut tx, id, part, WHAT).await?;
         end_part(&mut tx, id, part.number, WHAT).await?;
-        if let Some(job) = hook {
-            outbox::insert(&mut tx, id, part.number, &job, WHAT).await?;
-        }
+        outbox::put_part(&mut tx, id, part, status, otherwise, WHAT).await?;
         tx.commit().await.map_err(sql(WHAT))
     }
 
@@ -153,6 +158,8 @@ impl Library {
             .execute(&mut *tx)
             .await
             .map_err(sql(WHAT))?;
+        let news = if status == Status::Failed { News::Failed } else { News::Completed };
+        outbox::put_event(&mut tx, id, news, WHAT).await?;
         tx.commit().await.map_err(sql(WHAT))
     }
 
@@ -193,9 +200,12 @@ async fn advance(
     sqlx::query("UPDATE recording SET status = ? WHERE id = ?")
         .bind(wanted.as_str())
         .bind(id.to_string())
-        .execute(tx)
+        .execute(&mut *tx)
         .await
         .map_err(sql(what))?;
+    if now == Status::Starting && matches!(wanted, Status::Recording | Status::Paused) {
+        outbox::put_event(tx, id, News::Started, what).await?;
+    }
     Ok(())
 }
 
@@ -203,12 +213,13 @@ async fn advance(
 pub(super) async fn insert_recording(
     tx: &mut SqliteConnection,
     recording: &Recording,
+    hand_on: &HandOn,
     what: &'static str,
 ) -> Result<(), LibraryError> {
     sqlx::query(
         "INSERT INTO recording (id, status, room_name, room_id, stream_name, media_session_id, session_id, \
-         protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error, hand_on) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(recording.id.to_string())
     .bind(recording.status.as_str())
@@ -225,6 +236,7 @@ pub(super) async fn insert_recording(
     .bind(to_sql(recording.size))
     .bind(to_json(&recording.lost))
     .bind(&recording.error)
+    .bind(to_json(hand_on))
     .execute(tx)
     .await
     .map_err(sql(what))?;
@@ -239,7 +251,8 @@ pub(super) async fn insert_part(
 ) -> Result<(), LibraryError> {
     sqlx::query(
         "INSERT INTO part (recording_id, number, file, name, size, sha256, started_at_ms, duration_ms, video, \
-         audio, gaps, hook, lost, degraded, poster, poster_tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         audio, gaps, hook, lost, degraded, poster, poster_tries, remote, remote_at_ms, local) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.to_string())
     .bind(part.number)
@@ -256,7 +269,10 @@ pub(super) async fn insert_part(
     .bind(to_json(&part.lost))
     .bind(to_json(&part.degraded))
     .bind(part.poster.as_deref().map(path_text).transpose()?)
-    .bind(if part.video.is_some() && part.poster.is_none() { posters::TRIES } else { 0 })
+    .bind(if part.video.is_some() && part.poster.is_none() && part.local { posters::TRIES } else { 0 })
+    .bind(&part.remote)
+    .bind(part.remote.as_ref().map(|_| Utc::now().timestamp_millis()))
+    .bind(part.local)
     .execute(tx)
     .await
     .map_err(sql(what))?;
@@ -278,7 +294,7 @@ pub(super) async fn end_part(
     Ok(())
 }
 
-/// Fills in `parts` and `deliveries` of each recording, with one query.
+/// Fills in `parts` and `deliveries` of each recording, with two queries.
 pub(super) async fn read_parts(
     connection: &mut SqliteConnection,
     recordings: &mut [Recording],
@@ -286,13 +302,13 @@ pub(super) async fn read_parts(
     if recordings.is_empty() {
         return Ok(());
     }
-    let mut query = QueryBuilder::<Sqlite>::new(outbox::PARTS_WITH_DELIVERIES);
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM part WHERE recording_id IN (");
     let mut ids = query.separated(", ");
     for recording in recordings.iter() {
         ids.push_bind(recording.id.to_string());
     }
-    query.push(") ORDER BY part.recording_id, part.number");
-    let rows = query.build().fetch_all(connection).await.map_err(sql("read parts"))?;
+    query.push(") ORDER BY recording_id, number");
+    let rows = query.build().fetch_all(&mut *connection).await.map_err(sql("read parts"))?;
 
     let mut by_id: Vec<&mut Recording> = recordings.iter_mut().collect();
     by_id.sort_by_key(|r| r.id);
@@ -301,11 +317,39 @@ pub(super) async fn read_parts(
         if let Ok(at) = by_id.binary_search_by_key(&id, |r| r.id) {
             let part = part_of(&row)?;
             by_id[at].degrade(&part.degraded);
-            by_id[at].deliveries.extend(outbox::state_of(&row, &part)?);
             by_id[at].parts.push(part);
         }
     }
-    Ok(())
+    outbox::read_deliveries(connection, &mut by_id).await
+}
+
+/// A recording with its newest parts and gaps, at most so many of each, without deliveries; and whether it has more.
+pub(super) async fn read_newest(
+    tx: &mut SqliteConnection,
+    id: &RecordingId,
+    most: u32,
+    what: &'static str,
+) -> Result<(Recording, bool), LibraryError> {
+    let row = sqlx::query("SELECT * FROM recording WHERE id = ?")
+        .bind(id.to_string())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(sql(what))?
+        .ok_or(LibraryError::Unknown(*id))?;
+    let mut recording = recording_of(&row)?;
+    let rows = sqlx::query("SELECT * FROM part WHERE recording_id = ? ORDER BY number DESC LIMIT ?")
+        .bind(id.to_string())
+        .bind(most.saturating_add(1))
+        .fetch_all(tx)
+        .await
+        .map_err(sql(what))?;
+    for row in rows.iter().rev() {
+        let part = part_of(row)?;
+        recording.degrade(&part.degraded);
+        recording.parts.push(part);
+    }
+    let partial = recording.keep_newest(most as usize);
+    Ok((recording, partial))
 }
 
 /// A recording without its parts.
@@ -356,6 +400,8 @@ pub(super) fn part_of(row: &SqliteRow) -> Result<Part, LibraryError> {
         gaps: from_json::<Vec<Gap>>("gaps", get(row, "gaps")?)?,
         lost: from_json("lost", get(row, "lost")?)?,
         degraded: from_json("degraded", get(row, "degraded")?)?,
+        remote: get(row, "remote")?,
+        local: get(row, "local")?,
     })
 }
 

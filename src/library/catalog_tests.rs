@@ -1,18 +1,14 @@
 //! The catalog on a real database.
 
 use super::outbox::HELD_ATTEMPTS;
-use super::testing::{library, part, recording, reopen};
+use super::testing::{library, part, ran, recording, reopen};
 use super::*;
 use crate::media::{Gap, GapKind};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::path::Path;
 
-fn hook() -> HookJob {
-    HookJob { script: "/hooks/on_record_hook.sh".into(), status: Status::Completed }
-}
-
-fn result(exit: i32, attempts: u32) -> HookResult {
-    HookResult { exit: Some(exit), attempts, output: "said".into() }
+fn hook() -> HandOn {
+    testing::hooked("/hooks/on_record_hook.sh")
 }
 
 fn lost() -> Lost {
@@ -22,15 +18,15 @@ fn lost() -> Lost {
 
 async fn with_parts(library: &Library, parts: u32) -> Recording {
     let recording = recording(0);
-    library.begin(&recording).await.unwrap();
+    library.begin(&recording, &hook()).await.unwrap();
     for number in 1..=parts {
-        library.commit_part(&recording.id, &part(number), Some(hook())).await.unwrap();
+        library.commit_part(&recording.id, &part(number)).await.unwrap();
     }
     recording
 }
 
 async fn due_parts(library: &Library) -> Vec<u32> {
-    library.outbox_due(Utc::now(), 100).await.unwrap().iter().map(|d| d.part).collect()
+    testing::due(library).await.iter().filter_map(|d| d.part).collect()
 }
 
 /// A catalog as the first version left it: its tables, and its JSON.
@@ -72,7 +68,7 @@ async fn a_catalog_of_the_first_version_goes_on() {
         (PartLost::default(), &[][..], &[gap][..])
     );
     assert_eq!(due_parts(&library).await, [1]);
-    library.commit_part(&old.id, &part(2), None).await.unwrap();
+    library.commit_part(&old.id, &part(2)).await.unwrap();
     library.complete(&old.id, Utc::now(), &lost()).await.unwrap();
     let ended = library.get(&old.id).await.unwrap().unwrap();
     assert_eq!((ended.parts.len(), ended.degraded), (2, part(2).degraded));
@@ -82,13 +78,13 @@ async fn a_catalog_of_the_first_version_goes_on() {
 async fn a_recording_is_read_as_it_was_entered() {
     let (dir, library) = library().await;
     let mut expected = recording(0);
-    library.begin(&expected).await.unwrap();
+    library.begin(&expected, &HandOn::default()).await.unwrap();
     assert_eq!(library.get(&expected.id).await.unwrap().as_ref(), Some(&expected));
 
     library.begin_part(&expected.id, 1, Path::new("/records/x.mp4.part"), Utc::now()).await.unwrap();
     library.update_status(&expected.id, Status::Recording).await.unwrap();
     for number in [2, 1] {
-        library.commit_part(&expected.id, &part(number), None).await.unwrap();
+        library.commit_part(&expected.id, &part(number)).await.unwrap();
     }
     let ended_at = expected.started_at + TimeDelta::seconds(9);
     library.complete(&expected.id, ended_at, &lost()).await.unwrap();
@@ -121,12 +117,12 @@ async fn the_status_only_moves_forward() {
         library.update_status(&unknown, Status::Recording).await,
         Err(LibraryError::Unknown(_))
     ));
-    assert!(matches!(library.commit_part(&unknown, &part(1), None).await, Err(LibraryError::Unknown(_))));
+    assert!(matches!(library.commit_part(&unknown, &part(1)).await, Err(LibraryError::Unknown(_))));
 }
 
 async fn recording_in(library: &Library, status: Status) -> RecordingId {
     let recording = recording(0);
-    library.begin(&recording).await.unwrap();
+    library.begin(&recording, &HandOn::default()).await.unwrap();
     library.update_status(&recording.id, status).await.unwrap();
     recording.id
 }
@@ -135,7 +131,7 @@ async fn recording_in(library: &Library, status: Status) -> RecordingId {
 async fn a_part_that_cannot_be_entered_leaves_nothing_behind() {
     let (_dir, library) = library().await;
     let recording = with_parts(&library, 1).await;
-    assert!(library.commit_part(&recording.id, &part(1), Some(hook())).await.is_err());
+    assert!(library.commit_part(&recording.id, &part(1)).await.is_err());
     let got = library.get(&recording.id).await.unwrap().unwrap();
     assert_eq!((got.duration_ms, got.parts.len()), (2000, 1));
     assert_eq!(due_parts(&library).await, [1]);
@@ -155,7 +151,7 @@ async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
     library.complete(&ended, Utc::now(), &lost()).await.unwrap();
 
     let next = reopen(&dir).await;
-    let found = testing::recover(&next, None, |_| Ok(None)).await;
+    let found = testing::recover(&next, &HandOn::default(), |_| Ok(None)).await;
     assert_eq!(found.len(), 2);
     let error = |id| found.iter().find(|r| r.id == id).and_then(|r| r.error.clone()).unwrap();
     assert!(error(open).contains(&format!("is in {} and plays", part_file.display())), "{}", error(open));
@@ -164,7 +160,7 @@ async fn what_the_last_daemon_left_is_failed_and_names_the_file() {
     let changed: DateTime<Utc> = part_file.metadata().unwrap().modified().unwrap().into();
     assert_eq!(got.status, Status::Failed);
     assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed.timestamp_millis());
-    assert!(testing::recover(&next, None, |_| Ok(None)).await.is_empty());
+    assert!(testing::recover(&next, &HandOn::default(), |_| Ok(None)).await.is_empty());
 }
 
 #[tokio::test]
@@ -174,29 +170,30 @@ async fn a_hook_is_due_from_the_commit_until_it_is_done() {
 
     // The daemon dies here: the next one finds the hook due.
     let next = reopen(&dir).await;
-    let due = next.outbox_due(Utc::now(), 10).await.unwrap();
+    let due = testing::due(&next).await;
     let [delivery] = due.as_slice() else { panic!("{due:?}") };
-    assert_eq!((delivery.recording, delivery.part, delivery.attempts), (recording.id, 1, 0));
-    assert_eq!(delivery.job, hook());
-    assert_eq!(delivery.media_session_id, recording.media_session_id);
-    assert_eq!(delivery.file, part(1).file);
+    assert_eq!((delivery.recording, delivery.part, delivery.attempts), (Some(recording.id), Some(1), 0));
+    let job = HookJob { script: "/hooks/on_record_hook.sh".into(), status: Status::Completed };
+    assert_eq!(delivery.job, Job::Hook(job));
+    let of = delivery.of.as_ref().unwrap();
+    assert_eq!((of.media_session_id, &of.file), (recording.media_session_id, &part(1).file));
 
     let now = Utc::now();
     let at = now + TimeDelta::seconds(5);
-    next.outbox_retry(delivery.id, &result(1, 1), now, at).await.unwrap();
+    next.outbox_retry(delivery.id, &ran(1, 1), now, at).await.unwrap();
     assert!(due_parts(&next).await.is_empty());
-    let next_due = next.outbox_next_due(now).await.unwrap().unwrap();
+    let next_due = next.outbox_next_due(DeliveryKind::Hook, now).await.unwrap().unwrap();
     assert_eq!(next_due.timestamp_millis(), at.timestamp_millis());
-    let again = next.outbox_due(next_due, 10).await.unwrap();
-    assert_eq!(again[0].attempts, 1);
+    let again = testing::due_at(&next, next_due).await;
+    assert_eq!((again[0].attempts, &again[0].key), (1, &delivery.key));
     assert_eq!(again[0].first_tried_at.unwrap().timestamp_millis(), now.timestamp_millis());
 
-    next.outbox_done(delivery.id, &result(0, 2)).await.unwrap();
-    assert!(next.outbox_due(at, 10).await.unwrap().is_empty());
-    assert_eq!(next.outbox_next_due(now).await.unwrap(), None);
-    assert_eq!(next.get(&recording.id).await.unwrap().unwrap().parts[0].hook, Some(result(0, 2)));
-    next.outbox_done(delivery.id, &result(1, 3)).await.unwrap();
-    assert_eq!(next.get(&recording.id).await.unwrap().unwrap().parts[0].hook, Some(result(0, 2)));
+    next.outbox_done(delivery.id, &ran(0, 2)).await.unwrap();
+    assert!(testing::due_at(&next, at).await.is_empty());
+    assert_eq!(next.outbox_next_due(DeliveryKind::Hook, now).await.unwrap(), None);
+    assert_eq!(next.get(&recording.id).await.unwrap().unwrap().parts[0].hook, ran(0, 2).hook);
+    next.outbox_done(delivery.id, &ran(1, 3)).await.unwrap();
+    assert_eq!(next.get(&recording.id).await.unwrap().unwrap().parts[0].hook, ran(0, 2).hook);
 }
 
 #[tokio::test]
@@ -204,29 +201,29 @@ async fn later_parts_wait_for_earlier_ones_but_not_for_ever() {
     let (_dir, library) = library().await;
     let recording = with_parts(&library, 3).await;
     let other = with_parts(&library, 1).await;
-    let due = library.outbox_due(Utc::now(), 10).await.unwrap();
+    let due = testing::due(&library).await;
     assert_eq!(
         due.iter().map(|d| (d.recording, d.part)).collect::<Vec<_>>(),
-        [(recording.id, 1), (other.id, 1)]
+        [(Some(recording.id), Some(1)), (Some(other.id), Some(1))]
     );
-    library.outbox_done(due[1].id, &result(0, 1)).await.unwrap();
+    library.outbox_done(due[1].id, &ran(0, 1)).await.unwrap();
 
     let now = Utc::now();
     let later = now + TimeDelta::hours(1);
     for attempt in 1..HELD_ATTEMPTS {
-        library.outbox_retry(due[0].id, &result(1, attempt), now, later).await.unwrap();
+        library.outbox_retry(due[0].id, &ran(1, attempt), now, later).await.unwrap();
         assert!(due_parts(&library).await.is_empty(), "attempt {attempt}");
     }
-    library.outbox_retry(due[0].id, &result(1, HELD_ATTEMPTS), now, later).await.unwrap();
+    library.outbox_retry(due[0].id, &ran(1, HELD_ATTEMPTS), now, later).await.unwrap();
     assert_eq!(due_parts(&library).await, [2]);
 
     // The first one done lets nobody past the second.
-    library.outbox_done(due[0].id, &result(0, 6)).await.unwrap();
+    library.outbox_done(due[0].id, &ran(0, 6)).await.unwrap();
     assert_eq!(due_parts(&library).await, [2]);
-    let second = library.outbox_due(Utc::now(), 1).await.unwrap()[0].id;
-    library.outbox_give_up(second, &result(1, 9)).await.unwrap();
+    let second = testing::due(&library).await[0].id;
+    library.outbox_give_up(second, &ran(1, 9)).await.unwrap();
     assert_eq!(due_parts(&library).await, [3]);
-    library.commit_part(&recording.id, &part(4), Some(hook())).await.unwrap();
+    library.commit_part(&recording.id, &part(4)).await.unwrap();
     assert_eq!(due_parts(&library).await, [3]);
 }
 
@@ -235,22 +232,20 @@ async fn deliveries_tell_how_far_each_hook_is() {
     use DeliveryState::{Dead, Done, Failed, Pending};
     let (_dir, library) = library().await;
     let recording = with_parts(&library, 3).await;
-    library.commit_part(&recording.id, &part(4), None).await.unwrap();
     let states = async || {
         let got = library.get(&recording.id).await.unwrap().unwrap();
         let page = library.list(&filter()).await.unwrap();
         assert_eq!(page.items, std::slice::from_ref(&got));
-        got.deliveries.iter().map(|d| (d.part, d.state, d.attempts)).collect::<Vec<_>>()
+        got.deliveries.iter().map(|d| (d.part.unwrap(), d.state, d.attempts)).collect::<Vec<_>>()
     };
-    // The fourth part has no hook.
     assert_eq!(states().await, [(1, Pending, 0), (2, Pending, 0), (3, Pending, 0)]);
 
-    let first = library.outbox_due(Utc::now(), 1).await.unwrap()[0].id;
-    library.outbox_retry(first, &result(1, 1), Utc::now(), Utc::now()).await.unwrap();
+    let first = testing::due(&library).await[0].id;
+    library.outbox_retry(first, &ran(1, 1), Utc::now(), Utc::now()).await.unwrap();
     assert_eq!(states().await, [(1, Failed, 1), (2, Pending, 0), (3, Pending, 0)]);
-    library.outbox_done(first, &result(0, 2)).await.unwrap();
-    let second = library.outbox_due(Utc::now(), 1).await.unwrap()[0].id;
-    library.outbox_give_up(second, &result(1, 7)).await.unwrap();
+    library.outbox_done(first, &ran(0, 2)).await.unwrap();
+    let second = testing::due(&library).await[0].id;
+    library.outbox_give_up(second, &ran(1, 7)).await.unwrap();
     assert_eq!(states().await, [(1, Done, 2), (2, Dead, 7), (3, Pending, 0)]);
 }
 
@@ -275,7 +270,7 @@ async fn pages_hold_every_recording_once_newest_first() {
     let (_dir, library) = library().await;
     // Several start in the same ms.
     for n in 0..10 {
-        library.begin(&recording(n / 3)).await.unwrap();
+        library.begin(&recording(n / 3), &HandOn::default()).await.unwrap();
     }
     let mut seen: Vec<Recording> = Vec::new();
     let mut cursor = None;
@@ -284,7 +279,7 @@ async fn pages_hold_every_recording_once_newest_first() {
         seen.extend(page.items);
         cursor = page.next_cursor;
         if seen.len() == 3 {
-            library.begin(&recording(99)).await.unwrap();
+            library.begin(&recording(99), &HandOn::default()).await.unwrap();
         }
         if cursor.is_none() {
             break;
@@ -307,8 +302,8 @@ async fn filters() {
         }
         r.stream_name = format!("cam{n}");
         r.status = if n < 3 { Status::Starting } else { Status::Completed };
-        library.begin(&r).await.unwrap();
-        library.commit_part(&r.id, &part(1), None).await.unwrap();
+        library.begin(&r, &HandOn::default()).await.unwrap();
+        library.commit_part(&r.id, &part(1)).await.unwrap();
     }
     let at = |second| recording(second).started_at;
     let session = library.list(&filter()).await.unwrap().items[1].media_session_id;

@@ -1,7 +1,8 @@
 //! Deleting a recording, so that nothing half-deleted comes back.
 //!
 //! 1. One transaction: its rows (parts, files being written, outbox) go, and the names of its files are noted in
-//!    `deleting`. From here on nobody is told of it.
+//!    `deleting`, of its objects in the store in `deleting_remote` (`remote.rs` says what becomes of those). From here on
+//!    nobody is told of it.
 //! 2. Of each part: the file, then its manifest, then its poster. A manifest without its file is no recording; a
 //!    file without its manifest would be taken for somebody's, and adopted.
 //! 3. fsync the folder.
@@ -14,6 +15,7 @@ use super::{
     Library, LibraryError, Manifest, RecordingId, Storage,
     catalog::{get, id_of, status_of},
     files::poster_of,
+    remote::note_remote,
     sql,
 };
 use sqlx::sqlite::SqliteRow;
@@ -72,6 +74,7 @@ impl Library {
         if !status.is_final() || in_work {
             return Err(LibraryError::NotEnded { id: *id, status });
         }
+        note_remote(&mut tx, id, WHAT).await?;
         for statement in [
             "INSERT OR REPLACE INTO deleting SELECT file, recording_id, number, size FROM part WHERE recording_id = ?",
             "INSERT OR REPLACE INTO deleting SELECT file, recording_id, number, NULL FROM writing WHERE recording_id = ?",

@@ -7,7 +7,7 @@ async fn finished(library: &Library, name: &str) -> (RecordingId, PathBuf) {
     let mut recording = testing::recording(0);
     recording.media_session_id = MediaSessionId::random();
     let id = recording.id;
-    library.begin(&recording).await.unwrap();
+    library.begin(&recording, &testing::hooked("/hooks/x.sh")).await.unwrap();
     let reserved = library.storage().reserve(|_| name.into(), "mp4").unwrap();
     fs::write(reserved.path(), format!("frames of {name}")).unwrap();
     library.begin_part(&id, 1, reserved.path(), recording.started_at).await.unwrap();
@@ -20,8 +20,7 @@ async fn finished(library: &Library, name: &str) -> (RecordingId, PathBuf) {
     };
     let manifest = |file: &FinishedFile| Manifest::new(Identity::from(&recording), describe(file));
     let file = library.storage().finish(reserved, |_| name.into(), manifest).unwrap();
-    let hook = HookJob { script: "/hooks/x.sh".into(), status: Status::Completed };
-    library.commit_part(&id, &describe(&file), Some(hook)).await.unwrap();
+    library.commit_part(&id, &describe(&file)).await.unwrap();
     library.complete(&id, recording.started_at, &Lost::default()).await.unwrap();
     (id, file.file)
 }
@@ -60,7 +59,7 @@ async fn a_poster_is_beside_its_file_and_in_its_manifest() {
     library.close().await;
     fs::remove_file(dir.path().join("state/reeld.db")).unwrap();
     let library = testing::reopen(&dir).await;
-    testing::recover(&library, None, |_| Ok(None)).await;
+    testing::recover(&library, &HandOn::default(), |_| Ok(None)).await;
     assert_eq!(library.get(&id).await.unwrap().unwrap().parts[0].poster, wanted);
     assert_eq!(library.next_poster().await.unwrap(), None);
 }
@@ -99,7 +98,7 @@ async fn nothing_is_left_of_a_deleted_recording() {
 async fn one_that_runs_is_refused() {
     let (_dir, library) = testing::library().await;
     let recording = testing::recording(0);
-    library.begin(&recording).await.unwrap();
+    library.begin(&recording, &testing::hooked("/hooks/x.sh")).await.unwrap();
     for status in [Status::Starting, Status::Recording, Status::Paused, Status::Finalizing] {
         library.update_status(&recording.id, status).await.unwrap();
         let refused = library.delete(&recording.id).await;
@@ -124,7 +123,7 @@ async fn a_poster_that_comes_too_late_leaves_nothing() {
 async fn the_part_file_of_a_failed_recording_goes_with_it() {
     let (_dir, library) = testing::library().await;
     let recording = testing::recording(0);
-    library.begin(&recording).await.unwrap();
+    library.begin(&recording, &testing::hooked("/hooks/x.sh")).await.unwrap();
     let part = library.storage().reserve(|_| "cam".into(), "mp4").unwrap();
     fs::write(part.path(), "no end").unwrap();
     library.begin_part(&recording.id, 1, part.path(), recording.started_at).await.unwrap();
@@ -160,7 +159,7 @@ async fn a_crash_half_way_brings_nothing_back() {
         library.close().await;
         let library = testing::reopen(&dir).await;
         assert!(library.interrupted().await.unwrap().is_empty(), "{when}");
-        testing::recover(&library, None, |_| Ok(None)).await;
+        testing::recover(&library, &HandOn::default(), |_| Ok(None)).await;
         assert_eq!(listing(&library), [] as [&str; 0], "{when}");
         assert_eq!(count(&library, "deleting").await, 0, "{when}");
         assert_eq!(library.get(&id).await.unwrap(), None, "{when}");
@@ -174,7 +173,7 @@ async fn a_crash_half_way_brings_nothing_back() {
     let (new, _) = finished(&library, "cam").await;
     library.close().await;
     let library = testing::reopen(&dir).await;
-    testing::recover(&library, None, |_| Ok(None)).await;
+    testing::recover(&library, &HandOn::default(), |_| Ok(None)).await;
     assert_eq!(listing(&library), ["cam.mp4", "cam.mp4.json"]);
     assert!(library.get(&new).await.unwrap().is_some());
     assert_eq!(count(&library, "deleting").await, 0);

@@ -1,21 +1,21 @@
 //! Finished files that the catalog does not know, entered from their manifests.
 
 use super::{
-    HookJob, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
+    HandOn, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
     Storage,
     catalog::{
-        from_json, get, id_of, insert_part, insert_recording, path_text, recording_of, time_of, to_json,
-        to_sql,
+        from_json, get, insert_part, insert_recording, path_text, recording_of, time_of, to_json, to_sql,
     },
     files::poster_of,
-    outbox, sql,
+    outbox::{self, News},
+    sql,
     storage::{io_error, measure, rename_new},
 };
 use crate::media::{Gap, GapKind};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::SqliteConnection;
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
 };
@@ -27,20 +27,21 @@ const MAX_GAPS: usize = 1_000;
 /// Files that are named in the log one by one.
 pub(super) const MAX_TOLD: usize = 20;
 
-/// A finished file, and whether its hook is to run.
+/// A finished file, and whether it is to be handed on.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub identity: Identity,
     pub part: Part,
     pub recovered: bool,
-    pub hook: bool,
+    pub hand_on: bool,
 }
 
 /// What became of files that the catalog did not know.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entered {
     pub parts: usize,
-    pub hooks: usize,
+    /// Of these.
+    pub handed_on: usize,
     /// Known, under a name they had before.
     pub moved: usize,
     /// Not entered: another file is that part, or its recording has not ended.
@@ -50,22 +51,22 @@ pub(super) struct Entered {
 impl Entered {
     pub fn add(&mut self, other: Self) {
         self.parts += other.parts;
-        self.hooks += other.hooks;
+        self.handed_on += other.handed_on;
         self.moved += other.moved;
         self.left.extend(other.left);
     }
 }
 
 impl Library {
-    /// Enters the files `names`, which have their manifests beside them, each with `hook` when it is one of `owes`. Files
+    /// Enters the files `names`, which have their manifests beside them, each handed on as `hand_on` says, but in a `rebuilt` catalog:
+    /// there only what the one before still owed is. Files
     /// that were copied or renamed come last, so that the one that has its own name is the part. A file of
     /// another size than its manifest tells is entered into a `rebuilt` catalog only: the one before may have had it.
     pub(super) async fn enter_whole(
         &self,
         names: &[String],
         rebuilt: bool,
-        hook: Option<&HookJob>,
-        owes: impl Fn(&Found) -> bool,
+        hand_on: &HandOn,
     ) -> Result<Entered, LibraryError> {
         let mut entered = Entered::default();
         let mut renamed = Vec::new();
@@ -74,14 +75,14 @@ impl Library {
             let read = tokio::task::spawn_blocking(move || read_manifests(&folder, &batch, rebuilt)).await;
             let failed = |e| io_error("cannot search", self.storage().folder())(std::io::Error::other(e));
             let mut found = read.map_err(failed)?;
-            found.iter_mut().for_each(|(_, found)| found.hook = owes(found));
+            found.iter_mut().for_each(|(_, found)| found.hand_on = !rebuilt);
             let (other, found): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|(name, found)| *name != found.part.name);
-            entered.add(self.enter(found.into_iter().map(|(_, found)| found).collect(), hook).await?);
+            entered.add(self.enter(found.into_iter().map(|(_, found)| found).collect(), hand_on).await?);
             renamed.extend(other.into_iter().map(|(name, found)| under_its_name(name, found)));
         }
         for batch in renamed.chunks(BATCH) {
-            entered.add(self.enter(batch.to_vec(), hook).await?);
+            entered.add(self.enter(batch.to_vec(), hand_on).await?);
         }
         Ok(entered)
     }
@@ -92,28 +93,24 @@ impl Library {
         row.fetch_one(self.readers()).await.map_err(sql("read whether it is new"))
     }
 
-    /// Parts whose hooks the damaged catalog before this one still owed.
-    pub(super) async fn owed(&self) -> Result<HashSet<(RecordingId, u32)>, LibraryError> {
-        let rows = sqlx::query("SELECT recording_id, part FROM owed").fetch_all(self.readers()).await;
-        let rows = rows.map_err(sql("read which hooks are still to run"))?;
-        rows.iter().map(|row| Ok((id_of(row, "recording_id")?, get(row, "part")?))).collect()
-    }
-
     /// Every file of before is entered.
     pub(super) async fn rebuilt(&self) -> Result<(), LibraryError> {
         const WHAT: &str = "note that it is filled";
         let mut tx = self.write(WHAT).await?;
-        for table in ["DELETE FROM rebuild", "DELETE FROM owed"] {
-            sqlx::query(table).execute(&mut *tx).await.map_err(sql(WHAT))?;
+        sqlx::query("DELETE FROM rebuild").execute(&mut *tx).await.map_err(sql(WHAT))?;
+        let left = outbox::owed::forget(&mut tx, WHAT).await?;
+        tx.commit().await.map_err(sql(WHAT))?;
+        if left > 0 {
+            tracing::warn!(left, "deliveries were still to be made of files that are gone");
         }
-        tx.commit().await.map_err(sql(WHAT))
+        Ok(())
     }
 
     /// Enters parts and, where the catalog has none, their recordings: all of them or none.
     pub(super) async fn enter(
         &self,
         mut batch: Vec<Found>,
-        hook: Option<&HookJob>,
+        hand_on: &HandOn,
     ) -> Result<Entered, LibraryError> {
         const WHAT: &str = "enter files from their manifests";
         let mut entered = Entered::default();
@@ -123,22 +120,20 @@ impl Library {
         // Hooks of one recording run in the order of its parts.
         batch.sort_by_key(|f| (f.identity.started_at, f.identity.id, f.part.number));
         let mut tx = self.write(WHAT).await?;
-        let mut grown = BTreeSet::new();
+        let (mut grown, mut begun) = (BTreeSet::new(), BTreeSet::new());
         for found in batch {
             let id = found.identity.id;
-            match entry(&mut tx, &found, WHAT).await? {
+            match entry(&mut tx, &found, hand_on, WHAT).await? {
                 Entry::Known => {}
                 Entry::Moved => entered.moved += 1,
                 Entry::Other => entered.left.push(found.part.file),
-                Entry::New => {
+                Entry::New { first } => {
                     insert_part(&mut tx, &id, &found.part, WHAT).await?;
                     entered.parts += 1;
                     grown.insert(id);
-                    if let Some(job) = hook.filter(|_| found.hook) {
-                        let status = if found.recovered { Status::Recovered } else { Status::Completed };
-                        let job = HookJob { status, ..job.clone() };
-                        outbox::insert(&mut tx, &id, found.part.number, &job, WHAT).await?;
-                        entered.hooks += 1;
+                    if hand_on_found(&mut tx, &found, hand_on, WHAT).await? {
+                        entered.handed_on += 1;
+                        begun.extend(Some(id).filter(|_| first && found.hand_on));
                     }
                 }
             }
@@ -146,14 +141,19 @@ impl Library {
         for id in grown {
             sum_up(&mut tx, &id, WHAT).await?;
         }
+        for id in begun {
+            outbox::put_event(&mut tx, &id, News::Completed, WHAT).await?;
+        }
         tx.commit().await.map_err(sql(WHAT))?;
         Ok(entered)
     }
 }
 
 enum Entry {
-    /// A part to enter; its recording has a row.
-    New,
+    /// A part to enter; its recording has a row. `first`: since now.
+    New {
+        first: bool,
+    },
     Known,
     /// The row tells its new name now.
     Moved,
@@ -161,7 +161,12 @@ enum Entry {
     Other,
 }
 
-async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> Result<Entry, LibraryError> {
+async fn entry(
+    tx: &mut SqliteConnection,
+    found: &Found,
+    hand_on: &HandOn,
+    what: &'static str,
+) -> Result<Entry, LibraryError> {
     let Found { identity, part, recovered, .. } = found;
     let (id, file) = (identity.id.to_string(), path_text(&part.file)?);
     let known = sqlx::query("SELECT file, sha256 FROM part WHERE recording_id = ? AND number = ?")
@@ -193,8 +198,14 @@ async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> 
         .fetch_optional(&mut *tx)
         .await
         .map_err(sql(what))?;
+    let first = status.is_none();
     match status.as_deref().map(Status::parse) {
-        None => insert_recording(tx, &of_manifest(identity, *recovered), what).await?,
+        None => {
+            let known = outbox::owed::hand_on_of(tx, &identity.id, what).await?;
+            let hand_on = known.as_ref().unwrap_or(hand_on);
+            insert_recording(tx, &of_manifest(identity, *recovered), hand_on, what).await?;
+            outbox::owed::restore(tx, &identity.id, None, what).await?;
+        }
         Some(Some(Status::Completed)) if *recovered => {
             sqlx::query("UPDATE recording SET status = 'recovered' WHERE id = ?")
                 .bind(&id)
@@ -205,7 +216,25 @@ async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> 
         Some(Some(status)) if status.is_final() => {}
         Some(_) => return Ok(Entry::Other),
     }
-    Ok(Entry::New)
+    Ok(Entry::New { first })
+}
+
+/// What an earlier catalog owed of a part, else what is to be done with each. False when that is nothing.
+async fn hand_on_found(
+    tx: &mut SqliteConnection,
+    found: &Found,
+    hand_on: &HandOn,
+    what: &'static str,
+) -> Result<bool, LibraryError> {
+    let Found { identity, part, recovered, .. } = found;
+    if outbox::owed::restore(tx, &identity.id, Some(part.number), what).await? > 0 {
+        return Ok(true);
+    }
+    if found.hand_on {
+        let status = if *recovered { Status::Recovered } else { Status::Completed };
+        outbox::put_part(tx, &identity.id, part, status, hand_on, what).await?;
+    }
+    Ok(found.hand_on)
 }
 
 /// A recording of which only finished files are known.
@@ -322,10 +351,15 @@ fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, Str
         }
         tracing::warn!(file = name, "entered as its manifest tells, but {differs}");
     }
-    part.poster = Some(poster_of(&file)).filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_file()));
+    part.poster = poster_beside(&file);
     part.file = file;
     part.hook = None;
-    Ok(Found { identity: recording, part, recovered, hook: true })
+    part.local = true;
+    Ok(Found { identity: recording, part, recovered, hand_on: true })
+}
+
+fn poster_beside(file: &Path) -> Option<PathBuf> {
+    Some(poster_of(file)).filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_file()))
 }
 
 fn under_its_name(name: String, found: Found) -> Found {
@@ -333,7 +367,7 @@ fn under_its_name(name: String, found: Found) -> Found {
 }
 
 /// Manifests whose file is still a `.part`: the daemon died between the two renames. Gives those their name. Answers them, and
-/// takes them out of `parts`. Blocks.
+/// takes them out of `parts`; also those whose file is in the store only. Blocks.
 pub(super) fn finish_renames(storage: &Storage, gone: &[String], parts: &mut Vec<String>) -> Vec<Found> {
     let mut found = Vec::new();
     let mut told = 0;
@@ -364,6 +398,14 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     }
     let Manifest { recording, recovered, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;
+    if !part.local && part.remote.is_some() {
+        // It was given up when everything about it was delivered.
+        part.poster = poster_beside(&file);
+        part.name = name.to_owned();
+        part.file = file;
+        part.hook = None;
+        return Ok(Some(Found { identity: recording, part, recovered, hand_on: false }));
+    }
     let has_it = |at: &String| {
         let path = storage.folder().join(at);
         let has_size = fs::symlink_metadata(&path).is_ok_and(|m| m.len() == part.size);
@@ -378,7 +420,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     part.file = file;
     part.hook = None;
     part.poster = None;
-    Ok(Some(Found { identity: recording, part, recovered, hook: true }))
+    Ok(Some(Found { identity: recording, part, recovered, hand_on: true }))
 }
 
 #[cfg(test)]

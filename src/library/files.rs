@@ -27,11 +27,31 @@ pub enum PartFiles {
         /// Of its manifest: not of sound alone.
         has_video: bool,
         has_poster: bool,
+        /// The object in the store that is its copy.
+        remote: Option<String>,
+        /// Whether its file is here.
+        local: bool,
+        /// Media time.
+        duration_ms: u64,
     },
     /// Absolute path of its `.part`, which grows, and gets another name at its end.
     Writing(PathBuf),
     /// The recording has no part of this number.
     Missing,
+}
+
+/// By a file's name. RFC 4337 §2: MP4 without pictures is `audio/mp4`. MPEG-TS has no type for sound alone.
+pub fn content_type(name: &str, has_video: bool) -> &'static str {
+    match (Path::new(name).extension().and_then(|e| e.to_str()), has_video) {
+        (Some("mp4"), true) => "video/mp4",
+        (Some("mp4"), false) => "audio/mp4",
+        (Some("webm"), true) => "video/webm",
+        (Some("webm"), false) => "audio/webm",
+        (Some("mkv"), true) => "video/x-matroska",
+        (Some("mkv"), false) => "audio/x-matroska",
+        (Some("ts"), _) => "video/mp2t",
+        _ => "application/octet-stream",
+    }
 }
 
 /// The path of the poster of `file`: `NAME.EXT.jpg` in the same folder.
@@ -50,7 +70,7 @@ impl Library {
     pub async fn part_files(&self, id: &RecordingId, number: u32) -> Result<Option<PartFiles>, LibraryError> {
         const WHAT: &str = "read where a part is";
         let row = sqlx::query(
-            "SELECT p.file, p.size, p.sha256, p.poster, p.video, w.file AS part_file FROM recording r \
+            "SELECT p.file, p.size, p.sha256, p.poster, p.video, p.remote, p.local, p.duration_ms, w.file AS part_file FROM recording r \
              LEFT JOIN part p ON p.recording_id = r.id AND p.number = ?2 \
              LEFT JOIN writing w ON w.recording_id = r.id AND w.number = ?2 WHERE r.id = ?1",
         )
@@ -64,8 +84,11 @@ impl Library {
             let has_poster = get::<Option<String>>(&row, "poster")?.is_some();
             let (size, sha256) = (count_of(&row, "size")?, get(&row, "sha256")?);
             let has_video = get::<Option<String>>(&row, "video")?.is_some();
-            let file = file.into();
-            return Ok(Some(PartFiles::Finished { file, size, sha256, has_video, has_poster }));
+            let (remote, local) = (get(&row, "remote")?, get(&row, "local")?);
+            let (file, duration_ms) = (file.into(), count_of(&row, "duration_ms")?);
+            let finished =
+                PartFiles::Finished { file, size, sha256, has_video, has_poster, remote, local, duration_ms };
+            return Ok(Some(finished));
         }
         let part: Option<String> = get(&row, "part_file")?;
         Ok(Some(part.map_or(PartFiles::Missing, |file| PartFiles::Writing(file.into()))))
@@ -107,7 +130,7 @@ impl Storage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::testing;
+    use crate::library::{HandOn, testing};
     use std::{fs, os::unix::fs::symlink};
 
     #[tokio::test]
@@ -138,15 +161,23 @@ mod tests {
         let recording = testing::recording(0);
         let id = recording.id;
         assert_eq!(library.part_files(&id, 1).await.unwrap(), None);
-        library.begin(&recording).await.unwrap();
+        library.begin(&recording, &HandOn::default()).await.unwrap();
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(PartFiles::Missing));
         let part = testing::part(1);
         let writing = PathBuf::from("/records/cam.mp4.part");
         library.begin_part(&id, 1, &writing, recording.started_at).await.unwrap();
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(PartFiles::Writing(writing)));
-        library.commit_part(&id, &part, None).await.unwrap();
-        let (file, size, sha256, has_video) = (part.file, part.size, part.sha256, part.video.is_some());
-        let finished = PartFiles::Finished { file, size, sha256, has_video, has_poster: false };
+        library.commit_part(&id, &part).await.unwrap();
+        let finished = PartFiles::Finished {
+            file: part.file,
+            size: part.size,
+            sha256: part.sha256,
+            has_video: part.video.is_some(),
+            has_poster: false,
+            remote: None,
+            local: true,
+            duration_ms: part.duration_ms,
+        };
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(finished));
         assert_eq!(library.part_files(&id, 2).await.unwrap(), Some(PartFiles::Missing));
     }

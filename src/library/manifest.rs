@@ -2,7 +2,7 @@
 //!
 //! The JSON is one [`Part`] with two more fields: `version`, and `recording`, the identity of the recording
 //! the part belongs to. What a hook did is in the catalog only: the manifest is replaced
-//! once only, when the file has got a poster.
+//! only when the file has got a poster, a copy in the object store, and when that is the only copy.
 
 use super::{AudioPart, Part, PartLost, Recording, RecordingId, VideoPart};
 use crate::media::{Gap, MediaSessionId, Protocol};
@@ -103,6 +103,14 @@ struct PartFields<'a> {
     lost: PartLost,
     #[schema(value_type = Vec<String>)]
     degraded: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: &'a Option<String>,
+    #[serde(skip_serializing_if = "is_true")]
+    local: bool,
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn without_hook<S: Serializer>(part: &Part, serializer: S) -> Result<S::Ok, S::Error> {
@@ -120,6 +128,8 @@ fn without_hook<S: Serializer>(part: &Part, serializer: S) -> Result<S::Ok, S::E
         gaps: &part.gaps,
         lost: part.lost,
         degraded: &part.degraded,
+        remote: &part.remote,
+        local: part.local,
     }
     .serialize(serializer)
 }

@@ -2,7 +2,7 @@
 //!
 //! The manifests are the truth; the catalog (SQLite) is an index of them, plus what is still to be delivered
 //! (the outbox). A part and its outbox row are committed in one transaction, so a file that is in the catalog
-//! is never forgotten by its hook.
+//! is never forgotten by its hook, nor by those who are to be told of it.
 
 mod adopt;
 mod catalog;
@@ -16,23 +16,29 @@ mod open;
 mod outbox;
 mod posters;
 mod recover;
+mod remote;
 mod salvage;
 mod storage;
 mod strays;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verify;
+mod webhooks;
 
-pub use files::{PartFiles, poster_of};
+pub use files::{PartFiles, content_type, poster_of};
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
 pub use objects::{
     AudioPart, DeliveryKind, DeliveryState, HookResult, Lost, Part, PartDelivery, PartLost, Recording,
     RecordingId, Status, VideoPart,
 };
-pub use outbox::{Delivery, HookJob, OutboxId};
+pub use outbox::{
+    DeliveredPart, Delivery, Due, HandOn, HookJob, Job, Letter, LetterFilter, LetterState, OutboxId, Tried,
+    UploadJob, UploadTo, WebhookJob, shown_target,
+};
 pub use posters::PosterJob;
 pub use recover::Interrupted;
+pub use remote::{LocalCopy, Remote, RemoteDeletion, UploadFacts};
 pub use salvage::{Inspect, MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
 pub use verify::{KnownPart, ReadOnlyCatalog};
@@ -188,9 +194,13 @@ mod catalog_tests;
 #[cfg(test)]
 mod delete_tests;
 #[cfg(test)]
+mod outbox_tests;
+#[cfg(test)]
 mod rebuild_tests;
 #[cfg(test)]
 mod recover_tests;
+#[cfg(test)]
+mod remote_tests;
 
 #[cfg(test)]
 mod tests {
@@ -213,7 +223,7 @@ mod tests {
         let storage = Storage::open(dir.path()).unwrap();
         let library = Library::in_memory(storage.clone()).await.unwrap();
         let recording = testing::recording(0);
-        library.begin(&recording).await.unwrap();
+        library.begin(&recording, &HandOn::default()).await.unwrap();
         assert_eq!(library.get(&recording.id).await.unwrap().map(|r| r.id), Some(recording.id));
         // Not one for the whole process.
         let other = Library::in_memory(storage).await.unwrap();

@@ -123,6 +123,17 @@ pub struct Recording {
 }
 
 impl Recording {
+    /// Leaves so many of its parts, deliveries and gaps at most: the newest. Whether some had to go.
+    pub fn keep_newest(&mut self, most: usize) -> bool {
+        let mut cut = keep_newest(&mut self.parts, most);
+        cut |= keep_newest(&mut self.deliveries, most);
+        cut |= keep_newest(&mut self.lost.gaps, most);
+        for part in &mut self.parts {
+            cut |= keep_newest(&mut part.gaps, most);
+        }
+        cut
+    }
+
     /// Takes over why a part is less than what was asked for, each reason once.
     pub fn degrade(&mut self, reasons: &[String]) {
         for reason in reasons {
@@ -131,6 +142,12 @@ impl Recording {
             }
         }
     }
+}
+
+fn keep_newest<T>(items: &mut Vec<T>, most: usize) -> bool {
+    let over = items.len().saturating_sub(most);
+    items.drain(..over);
+    over > 0
 }
 
 /// What is missing from a recording.
@@ -182,6 +199,17 @@ pub struct Part {
     /// Why it is less than what was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// Where in the object store it is too: `s3://bucket/prefix/NAME.EXT`.
+    #[serde(default)]
+    pub remote: Option<String>,
+    /// Whether its file is in the records folder; else it is in the store only.
+    #[serde(default = "here")]
+    pub local: bool,
+}
+
+/// What was written before there was a store is here.
+fn here() -> bool {
+    true
 }
 
 /// What is missing from one file.
@@ -232,23 +260,73 @@ pub struct HookResult {
     pub output: String,
 }
 
-/// One delivery of one part.
+/// One delivery of a part or of news, to one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PartDelivery {
     pub kind: DeliveryKind,
-    /// Number of the part.
-    pub part: u32,
+    /// Number of the part; `None` for news of the whole recording.
+    pub part: Option<u32>,
+    /// What a webhook tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
     pub state: DeliveryState,
-    /// Runs that have ended.
+    /// Attempts that have ended.
     pub attempts: u32,
+    /// Without credentials; `None` for a hook that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// When it is tried again; of `failed` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+impl PartDelivery {
+    /// That of a hook.
+    pub fn hook(part: u32, state: DeliveryState, attempts: u32) -> Self {
+        let (target, next_at) = (None, None);
+        Self {
+            kind: DeliveryKind::Hook,
+            part: Some(part),
+            event: None,
+            state,
+            attempts,
+            target,
+            next_at,
+            error: None,
+        }
+    }
+}
+
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryKind {
     /// The hook script.
     Hook,
+    /// News of a recording or of the daemon, to a URL.
+    Webhook,
+    /// A finished file, to a URL or to the storage.
+    Upload,
+}
+
+impl DeliveryKind {
+    pub const ALL: [DeliveryKind; 3] = [DeliveryKind::Hook, DeliveryKind::Webhook, DeliveryKind::Upload];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeliveryKind::Hook => "hook",
+            DeliveryKind::Webhook => "webhook",
+            DeliveryKind::Upload => "upload",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == word)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -292,8 +370,7 @@ mod tests {
 
     #[test]
     fn a_delivery_has_the_words_of_the_contract() {
-        let delivery =
-            PartDelivery { kind: DeliveryKind::Hook, part: 2, state: DeliveryState::Dead, attempts: 7 };
+        let delivery = PartDelivery::hook(2, DeliveryState::Dead, 7);
         let json = serde_json::json!({"kind": "hook", "part": 2, "state": "dead", "attempts": 7});
         assert_eq!(serde_json::to_value(delivery).unwrap(), json);
     }

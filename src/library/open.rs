@@ -1,9 +1,9 @@
 //! Opening the catalog; one that is damaged makes room for a new one, which is filled from the manifests.
 
 use super::{
-    LibraryError, RecordingId,
-    catalog::{get, id_of, part_of, recording_of},
-    sql,
+    HandOn, LibraryError,
+    catalog::{from_json, get, id_of, part_of, recording_of},
+    outbox, sql,
     storage::rename_new,
 };
 use chrono::Utc;
@@ -33,9 +33,6 @@ const RESERVE_BYTES: u64 = 512 << 10;
 /// Names that are tried for a damaged catalog within one second.
 const MAX_ASIDE: u32 = 100;
 
-/// Hooks that are taken over from a damaged catalog, at most.
-const MAX_OWED: usize = 1_000_000;
-
 /// The connection that writes, to a catalog that is checked and has the tables of this version.
 ///
 /// A file that is damaged, or no database at all, is renamed to `FILE.corrupt-TIME` (with its `-wal` and `-shm`), never
@@ -64,9 +61,11 @@ pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqlitePool, L
     );
     let pool = checked(options, thorough).await?;
     match keep_owed(&pool, &aside).await {
-        Ok(hooks) => tracing::warn!(hooks, "were still to run; they run when their files are entered"),
+        Ok(deliveries) => {
+            tracing::warn!(deliveries, "were still to be made; they are made when their files are entered");
+        }
         Err(error) => {
-            tracing::error!(%error, "which hooks were still to run is lost with the damaged catalog")
+            tracing::error!(%error, "what was still to be delivered is lost with the damaged catalog")
         }
     }
     Ok(pool)
@@ -171,6 +170,9 @@ async fn read_all(pool: &SqlitePool) -> Result<(), LibraryError> {
     let mut rows = sqlx::query("SELECT * FROM recording").fetch(pool);
     while let Some(row) = rows.try_next().await.map_err(sql(WHAT))? {
         recording_of(&row)?;
+        if let Some(hand_on) = get::<Option<String>>(&row, "hand_on")? {
+            from_json::<HandOn>("hand_on", hand_on)?;
+        }
     }
     drop(rows);
     let mut rows = sqlx::query("SELECT * FROM part").fetch(pool);
@@ -205,27 +207,10 @@ fn is_nonsense(error: &LibraryError) -> bool {
     }
 }
 
-/// Notes which hooks a damaged catalog still owed, as far as that can be read in it.
+/// Notes what a damaged catalog still had to deliver.
 async fn keep_owed(pool: &SqlitePool, aside: &Path) -> Result<usize, sqlx::Error> {
     let old = SqliteConnectOptions::new().filename(aside).read_only(true);
-    let mut old = old.connect().await?;
-    let mut rows = sqlx::query_as::<_, (String, u32)>(
-        "SELECT recording_id, part FROM outbox WHERE kind = 'hook' AND state != 'dead'",
-    )
-    .fetch(&mut old);
-    let mut tx = pool.begin().await?;
-    let mut kept = 0;
-    // What cannot be read ends it.
-    while let Ok(Some((id, part))) = rows.try_next().await {
-        if kept == MAX_OWED || RecordingId::parse(&id).is_none() {
-            break;
-        }
-        let insert = sqlx::query("INSERT OR IGNORE INTO owed (recording_id, part) VALUES (?, ?)");
-        insert.bind(id).bind(part).execute(&mut *tx).await?;
-        kept += 1;
-    }
-    tx.commit().await?;
-    Ok(kept)
+    outbox::owed::keep(pool, &mut old.connect().await?).await
 }
 
 /// Whether it lacks a migration older than the newest it has: one of a newer version has all of ours.

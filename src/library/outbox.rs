@@ -1,26 +1,50 @@
-//! The outbox: hooks that are still to run, kept until they succeed or are given up.
+//! The outbox: hooks to run, webhooks to call and files to upload, kept until they succeed or are given up.
 //!
-//! The hooks of one recording run in the order of its parts: a later part is held until each earlier one is
-//! through, or has failed `HELD_ATTEMPTS` times, so that one bad file does not keep back the rest for days.
+//! The deliveries of one recording to one target go in the order of its parts (news: in the order they were put in): a later one
+//! is held until each earlier one is through, or has failed `HELD_ATTEMPTS` times, so that one bad file does not keep
+//! back the rest for days.
 
-use super::{
-    DeliveryKind, DeliveryState, HookResult, Library, LibraryError, Part, PartDelivery, RecordingId, Status,
-    catalog::{count_of, from_json, get, id_of, path_text, session_of, time, to_json},
-    sql,
+mod letters;
+pub(super) mod owed;
+mod put;
+mod queue;
+mod told;
+
+pub use letters::{Letter, LetterFilter, LetterState};
+pub(super) use put::{News, put_event, put_part};
+pub use queue::{Due, Tried};
+pub(super) use told::read_deliveries;
+#[cfg(test)]
+pub(super) use {
+    put::{HOLDS, RELEASE},
+    queue::due_query,
 };
+
+use super::{DeliveryKind, DeliveryState, PartDelivery, RecordingId, Status};
 use crate::media::MediaSessionId;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
+use url::Url;
 
-/// After so many failures an entry no longer holds back the later parts of its recording.
+/// After so many failures an entry no longer holds back the later ones of its recording and target.
 pub(super) const HELD_ATTEMPTS: u32 = 5;
+
+/// `type` of the event of a finished part.
+const PART_NEWS: &str = "recording.part";
 
 /// Identity of an entry.
 pub type OutboxId = i64;
 
-/// What [`commit_part`](Library::commit_part) puts in the outbox.
+/// What is to be done, as the catalog keeps it (JSON).
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Job {
+    Hook(HookJob),
+    Webhook(WebhookJob),
+    Upload(UploadJob),
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookJob {
@@ -30,233 +54,180 @@ pub struct HookJob {
     pub status: Status,
 }
 
-/// An entry whose time has come, with all its hook is told.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct WebhookJob {
+    /// May hold credentials.
+    pub url: String,
+    /// The whole body, as it was when it was put in.
+    pub event: serde_json::Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UploadJob {
+    pub to: UploadTo,
+}
+
+/// Where a file is uploaded to.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UploadTo {
+    /// HTTP PUT; the URL may hold credentials.
+    Put { url: String },
+    /// `[storage] url` of the configuration in force.
+    Storage,
+}
+
+/// What is to be done with a recording's files and news. Kept with the recording's row, so that a crash forgets none.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HandOn {
+    /// Absolute path of the hook script.
+    pub hook: Option<PathBuf>,
+    /// URLs that are told; they may hold credentials.
+    pub webhooks: Vec<String>,
+    pub uploads: Vec<UploadTo>,
+}
+
+/// An entry whose time has come, with all that is needed to deliver it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
     pub id: OutboxId,
-    pub recording: RecordingId,
-    /// Number of the part.
-    pub part: u32,
+    /// `msg_UUID`: the same in every attempt, so that a receiver can drop doubles.
+    pub key: String,
+    /// `None`: news of the daemon, not of a recording.
+    pub recording: Option<RecordingId>,
+    /// Number of the part; `None` for news of the whole recording.
+    pub part: Option<u32>,
+    pub kind: DeliveryKind,
+    /// Entries of one recording and target keep their order. It may hold credentials.
+    pub target: String,
     /// How often it has failed.
     pub attempts: u32,
     /// When it failed first.
     pub first_tried_at: Option<DateTime<Utc>>,
-    pub job: HookJob,
+    pub job: Job,
+    /// How far an upload has come, as [`outbox_progress`](super::Library::outbox_progress) was told.
+    pub progress: Option<serde_json::Value>,
+    /// The file; `None` for news of the whole recording.
+    pub of: Option<DeliveredPart>,
+}
+
+/// The finished file that is delivered, and whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeliveredPart {
     pub stream_name: String,
     pub room_name: String,
     pub media_session_id: MediaSessionId,
     pub container: String,
     /// Absolute path.
     pub file: PathBuf,
+    /// File name without its folder.
+    pub name: String,
+    /// Absolute path of its poster, where it has one by now.
+    pub poster: Option<PathBuf>,
+    pub started_at: DateTime<Utc>,
     pub duration_ms: u64,
     /// Bytes.
     pub size: u64,
+    /// Lower-case hex.
+    pub sha256: String,
+    /// It is not of sound alone.
+    pub has_video: bool,
 }
 
-impl Library {
-    /// At most `limit` entries to deliver at `now`: first those never tried, oldest first, then by due time.
-    /// An entry stays in this list until `outbox_done`, `outbox_retry` or `outbox_give_up`.
-    pub async fn outbox_due(&self, now: DateTime<Utc>, limit: u32) -> Result<Vec<Delivery>, LibraryError> {
-        let rows = sqlx::query(
-            "SELECT o.id, o.recording_id, o.part, o.attempts, o.first_tried_at_ms, o.job, r.stream_name, \
-             r.room_name, r.media_session_id, r.container, p.file, p.duration_ms, p.size FROM outbox o \
-             JOIN recording r ON r.id = o.recording_id \
-             JOIN part p ON p.recording_id = o.recording_id AND p.number = o.part \
-             WHERE o.kind = 'hook' AND o.state = 'waiting' AND o.next_at_ms <= ? \
-             ORDER BY o.next_at_ms, o.id LIMIT ?",
-        )
-        .bind(now.timestamp_millis())
-        .bind(limit)
-        .fetch_all(self.readers())
-        .await
-        .map_err(sql("read the outbox"))?;
-
-        let mut due = Vec::with_capacity(rows.len());
-        for row in &rows {
-            match delivery_of(row) {
-                Ok(delivery) => due.push(delivery),
-                // One row that cannot be read must not stand in the way of the others.
-                Err(e) => self.bury(get(row, "id")?, e).await?,
-            }
+impl Job {
+    pub fn kind(&self) -> DeliveryKind {
+        match self {
+            Job::Hook(_) => DeliveryKind::Hook,
+            Job::Webhook(_) => DeliveryKind::Webhook,
+            Job::Upload(_) => DeliveryKind::Upload,
         }
-        Ok(due)
     }
 
-    /// When the next entry is due after `now`; `None` when none is waiting for its time.
-    pub async fn outbox_next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, LibraryError> {
-        let next: Option<i64> = sqlx::query_scalar(
-            "SELECT min(next_at_ms) FROM outbox WHERE kind = 'hook' AND state = 'waiting' AND next_at_ms > ?",
-        )
-        .bind(now.timestamp_millis())
-        .fetch_one(self.readers())
-        .await
-        .map_err(sql("read the outbox"))?;
-        next.map(|ms| time(ms, "next_at_ms")).transpose()
-    }
-
-    /// Takes a delivered entry out, and keeps the result with the part. Nothing happens to an entry that is gone
-    /// (its recording was deleted).
-    pub async fn outbox_done(&self, id: OutboxId, result: &HookResult) -> Result<(), LibraryError> {
-        const WHAT: &str = "take a delivery out of the outbox";
-        let mut tx = self.write(WHAT).await?;
-        let Some(recording) = keep_result(&mut tx, id, result, WHAT).await? else { return Ok(()) };
-        sqlx::query("DELETE FROM outbox WHERE id = ?").bind(id).execute(&mut *tx).await.map_err(sql(WHAT))?;
-        release(&mut tx, &recording, WHAT).await?;
-        tx.commit().await.map_err(sql(WHAT))
-    }
-
-    /// Puts off an entry that failed at `now` until `next_at`, and keeps the result with the part.
-    pub async fn outbox_retry(
-        &self,
-        id: OutboxId,
-        result: &HookResult,
-        now: DateTime<Utc>,
-        next_at: DateTime<Utc>,
-    ) -> Result<(), LibraryError> {
-        const WHAT: &str = "put off a delivery";
-        let mut tx = self.write(WHAT).await?;
-        let Some(recording) = keep_result(&mut tx, id, result, WHAT).await? else { return Ok(()) };
-        sqlx::query(
-            "UPDATE outbox SET attempts = ?, first_tried_at_ms = coalesce(first_tried_at_ms, ?), next_at_ms = ? \
-             WHERE id = ?",
-        )
-        .bind(result.attempts)
-        .bind(now.timestamp_millis())
-        .bind(next_at.timestamp_millis())
-        .bind(id)
-        .execute(&mut *tx)
-        .await
-        .map_err(sql(WHAT))?;
-        release(&mut tx, &recording, WHAT).await?;
-        tx.commit().await.map_err(sql(WHAT))
-    }
-
-    /// Gives up an entry: it stays in the outbox as `dead`, with its attempts, and is not tried again.
-    pub async fn outbox_give_up(&self, id: OutboxId, result: &HookResult) -> Result<(), LibraryError> {
-        const WHAT: &str = "give up a delivery";
-        let mut tx = self.write(WHAT).await?;
-        let Some(recording) = keep_result(&mut tx, id, result, WHAT).await? else { return Ok(()) };
-        sqlx::query("UPDATE outbox SET state = 'dead', attempts = ? WHERE id = ?")
-            .bind(result.attempts)
-            .bind(id)
-            .execute(&mut *tx)
-            .await
-            .map_err(sql(WHAT))?;
-        release(&mut tx, &recording, WHAT).await?;
-        tx.commit().await.map_err(sql(WHAT))
-    }
-
-    async fn bury(&self, id: OutboxId, error: LibraryError) -> Result<(), LibraryError> {
-        const WHAT: &str = "give up a delivery";
-        tracing::error!(outbox = id, %error, "giving up a delivery that cannot be read");
-        let mut tx = self.write(WHAT).await?;
-        let recording: Option<String> =
-            sqlx::query_scalar("UPDATE outbox SET state = 'dead' WHERE id = ? RETURNING recording_id")
-                .bind(id)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(sql(WHAT))?;
-        if let Some(recording) = recording {
-            release(&mut tx, &recording, WHAT).await?;
+    /// What it is ordered by, beside the recording. It may hold credentials.
+    pub fn target(&self) -> String {
+        match self {
+            Job::Hook(job) => job.script.to_string_lossy().into_owned(),
+            Job::Webhook(job) => job.url.clone(),
+            Job::Upload(job) => job.to.target().to_owned(),
         }
-        tx.commit().await.map_err(sql(WHAT))
+    }
+
+    /// `type` of the event a webhook tells.
+    fn event(&self) -> Option<&str> {
+        match self {
+            Job::Webhook(job) => job.event["type"].as_str(),
+            _ => None,
+        }
     }
 }
 
-/// Enters a hook, due at once unless an earlier part of the recording holds it back.
-pub(super) async fn insert(
-    tx: &mut SqliteConnection,
-    recording: &RecordingId,
-    part: u32,
-    job: &HookJob,
-    what: &'static str,
-) -> Result<(), LibraryError> {
-    path_text(&job.script)?;
-    sqlx::query(
-        "INSERT INTO outbox (kind, recording_id, part, job, state, attempts, next_at_ms) \
-         SELECT 'hook', ?1, ?2, ?3, CASE WHEN EXISTS (SELECT 1 FROM outbox WHERE recording_id = ?1 AND \
-         kind = 'hook' AND (state = 'held' OR (state = 'waiting' AND attempts < ?4))) \
-         THEN 'held' ELSE 'waiting' END, 0, 0",
-    )
-    .bind(recording.to_string())
-    .bind(part)
-    .bind(to_json(job))
-    .bind(HELD_ATTEMPTS)
-    .execute(tx)
-    .await
-    .map_err(sql(what))?;
-    Ok(())
+impl HandOn {
+    /// What is to be done with a part that was just finished.
+    pub fn pending(&self, part: u32) -> Vec<PartDelivery> {
+        let hook = self.hook.iter().map(|script| (DeliveryKind::Hook, script.to_string_lossy().into_owned()));
+        let webhooks = self.webhooks.iter().map(|url| (DeliveryKind::Webhook, url.clone()));
+        let uploads = self.uploads.iter().map(|to| (DeliveryKind::Upload, to.target().to_owned()));
+        let pending = |(kind, target): (DeliveryKind, String)| PartDelivery {
+            kind,
+            event: (kind == DeliveryKind::Webhook).then(|| PART_NEWS.to_owned()),
+            target: Some(shown_target(kind, &target)),
+            ..PartDelivery::hook(part, DeliveryState::Pending, 0)
+        };
+        hook.chain(webhooks).chain(uploads).map(pending).collect()
+    }
 }
 
-/// Lets the next held part of a recording go, when nothing holds it back any more.
-async fn release(tx: &mut SqliteConnection, recording: &str, what: &'static str) -> Result<(), LibraryError> {
-    sqlx::query(
-        "UPDATE outbox SET state = 'waiting' WHERE id = (SELECT id FROM outbox WHERE recording_id = ?1 AND \
-         kind = 'hook' AND state = 'held' ORDER BY part LIMIT 1) AND NOT EXISTS (SELECT 1 FROM outbox WHERE \
-         recording_id = ?1 AND kind = 'hook' AND state = 'waiting' AND attempts < ?2)",
-    )
-    .bind(recording)
-    .bind(HELD_ATTEMPTS)
-    .execute(tx)
-    .await
-    .map_err(sql(what))?;
-    Ok(())
+impl UploadTo {
+    fn target(&self) -> &str {
+        match self {
+            UploadTo::Put { url } => url,
+            UploadTo::Storage => "storage",
+        }
+    }
 }
 
-/// Stores a result with the part an entry is for; answers the recording's id, `None` when the entry is gone.
-async fn keep_result(
-    tx: &mut SqliteConnection,
-    id: OutboxId,
-    result: &HookResult,
-    what: &'static str,
-) -> Result<Option<String>, LibraryError> {
-    sqlx::query_scalar(
-        "UPDATE part SET hook = ?1 FROM outbox o WHERE o.id = ?2 AND part.recording_id = o.recording_id \
-         AND part.number = o.part RETURNING part.recording_id",
-    )
-    .bind(to_json(result))
-    .bind(id)
-    .fetch_optional(tx)
-    .await
-    .map_err(sql(what))
+/// A target as people are told it: of a webhook the host, as its path may be a secret; of an upload no user, no query, and of the path
+/// the last segment.
+pub fn shown_target(kind: DeliveryKind, target: &str) -> String {
+    let Ok(url) = Url::parse(target) else { return target.to_owned() };
+    let Some(host) = url.host_str().filter(|_| kind != DeliveryKind::Hook) else { return target.to_owned() };
+    let port = url.port().map(|p| format!(":{p}")).unwrap_or_default();
+    let origin = format!("{}://{host}{port}", url.scheme());
+    let last = url.path_segments().and_then(|mut s| s.rfind(|s| !s.is_empty()));
+    match last.filter(|_| kind == DeliveryKind::Upload) {
+        Some(last) => format!("{origin}/…/{last}"),
+        None => origin,
+    }
 }
 
-/// The parts of some recordings, each with its entry in the outbox, if any; the list of ids follows.
-pub(super) const PARTS_WITH_DELIVERIES: &str = "SELECT part.*, o.state AS delivery_state, o.attempts AS \
-     delivery_attempts FROM part LEFT JOIN outbox o ON o.recording_id = part.recording_id AND o.kind = 'hook' \
-     AND o.part = part.number WHERE part.recording_id IN (";
-
-/// How far the hook of `part` is; `None` when it has none. An entry is taken out when its hook is done, so a result
-/// without an entry is that of a success.
-pub(super) fn state_of(row: &SqliteRow, part: &Part) -> Result<Option<PartDelivery>, LibraryError> {
-    let waiting: Option<String> = get(row, "delivery_state")?;
-    let (state, attempts) = match (waiting.as_deref(), &part.hook) {
-        (None, None) => return Ok(None),
-        (None, Some(hook)) => (DeliveryState::Done, hook.attempts),
-        (Some(state), _) => match (state, get(row, "delivery_attempts")?) {
-            ("dead", attempts) => (DeliveryState::Dead, attempts),
-            (_, 0) => (DeliveryState::Pending, 0),
-            (_, attempts) => (DeliveryState::Failed, attempts),
-        },
-    };
-    Ok(Some(PartDelivery { kind: DeliveryKind::Hook, part: part.number, state, attempts }))
+// URLs may hold credentials, and events what recordings are called: neither belongs in a log.
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} to {}", self.kind(), shown_target(self.kind(), &self.target()))
+    }
 }
 
-fn delivery_of(row: &SqliteRow) -> Result<Delivery, LibraryError> {
-    let first_tried_at: Option<i64> = get(row, "first_tried_at_ms")?;
-    Ok(Delivery {
-        id: get(row, "id")?,
-        recording: id_of(row, "recording_id")?,
-        part: get(row, "part")?,
-        attempts: get(row, "attempts")?,
-        first_tried_at: first_tried_at.map(|ms| time(ms, "first_tried_at_ms")).transpose()?,
-        job: from_json("job", get(row, "job")?)?,
-        stream_name: get(row, "stream_name")?,
-        room_name: get(row, "room_name")?,
-        media_session_id: session_of(get(row, "media_session_id")?)?,
-        container: get(row, "container")?,
-        file: PathBuf::from(get::<String>(row, "file")?),
-        duration_ms: count_of(row, "duration_ms")?,
-        size: count_of(row, "size")?,
-    })
+impl fmt::Debug for WebhookJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.event["type"], shown_target(DeliveryKind::Webhook, &self.url))
+    }
+}
+
+impl fmt::Debug for UploadTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown_target(DeliveryKind::Upload, self.target()))
+    }
+}
+
+impl fmt::Debug for HandOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hook, webhooks, uploads } = self;
+        let webhooks: Vec<_> = webhooks.iter().map(|url| shown_target(DeliveryKind::Webhook, url)).collect();
+        f.debug_struct("HandOn")
+            .field("hook", hook)
+            .field("webhooks", &webhooks)
+            .field("uploads", uploads)
+            .finish()
+    }
 }

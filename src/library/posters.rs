@@ -2,9 +2,10 @@
 //! catalog.
 
 use super::{
-    Library, LibraryError, Manifest, RecordingId, Storage,
+    Library, LibraryError, RecordingId, Storage,
     catalog::{get, id_of, path_text},
     files::{poster_of, with_suffix},
+    remote::replace_manifest,
     sql,
     storage::{StorageError, io_error},
 };
@@ -98,7 +99,8 @@ fn place(storage: &Storage, job: &PosterJob, jpeg: &[u8]) -> Result<PathBuf, Sto
         let _ = fs::remove_file(&temp);
     }
     placed.map_err(io_error("cannot write", &poster))?;
-    name_in_manifest(job, &poster)?;
+    let named = poster.clone();
+    replace_manifest(&job.file, (job.recording, job.number), |part| part.poster = Some(named))?;
     storage.sync_folder()?;
     Ok(poster)
 }
@@ -112,23 +114,4 @@ fn write(path: &Path, jpeg: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(jpeg)?;
     file.sync_all()
-}
-
-/// The one time a manifest is replaced: by a whole one, in one rename.
-fn name_in_manifest(job: &PosterJob, poster: &Path) -> Result<(), StorageError> {
-    let path = Manifest::path_of(&job.file);
-    let mut manifest = Manifest::read(&path)?;
-    if manifest.recording.id != job.recording || manifest.part.number != job.number {
-        return Ok(());
-    }
-    manifest.part.poster = Some(poster.into());
-    let temp = temp_of(job);
-    let placed = manifest
-        .write(&temp)
-        .map_err(StorageError::from)
-        .and_then(|()| fs::rename(&temp, &path).map_err(io_error("cannot replace", &path)));
-    if placed.is_err() {
-        let _ = fs::remove_file(&temp);
-    }
-    placed
 }

@@ -14,8 +14,8 @@ use std::{
 };
 use tempfile::TempDir;
 
-fn hook() -> HookJob {
-    HookJob { script: "/hooks/on_record_hook.sh".into(), status: Status::Completed }
+fn hook() -> HandOn {
+    testing::hooked("/hooks/on_record_hook.sh")
 }
 
 fn catalog(dir: &TempDir) -> PathBuf {
@@ -55,7 +55,7 @@ fn finish(library: &Library, of: &Recording, number: u32, stem: &str) -> Part {
 /// A completed recording of `parts` files, as a daemon enters it; their hooks are done.
 async fn completed(library: &Library, second: i64, parts: u32) -> Recording {
     let new = recording(second);
-    library.begin(&new).await.unwrap();
+    library.begin(&new, &hook()).await.unwrap();
     let mut lost = Lost::default();
     for number in 1..=parts {
         let part = finish(library, &new, number, &format!("cam{second}"));
@@ -64,7 +64,7 @@ async fn completed(library: &Library, second: i64, parts: u32) -> Recording {
         let shifted =
             |g: &Gap| Gap { at_ms: g.at_ms + u64::from(number - 1) * part.duration_ms, ..g.clone() };
         lost.gaps.extend(part.gaps.iter().map(shifted));
-        library.commit_part(&new.id, &part, Some(hook())).await.unwrap();
+        library.commit_part(&new.id, &part).await.unwrap();
     }
     library.complete(&new.id, Utc::now(), &lost).await.unwrap();
     new
@@ -72,20 +72,22 @@ async fn completed(library: &Library, second: i64, parts: u32) -> Recording {
 
 async fn hooks_run(library: &Library) {
     loop {
-        let due = library.outbox_due(Utc::now(), 100).await.unwrap();
+        let due = testing::due(library).await;
         if due.is_empty() {
             return;
         }
         for delivery in due {
-            let result = HookResult { exit: Some(0), attempts: 1, output: String::new() };
-            library.outbox_done(delivery.id, &result).await.unwrap();
+            library.outbox_done(delivery.id, &testing::ran(0, 1)).await.unwrap();
         }
     }
 }
 
 async fn due(library: &Library) -> Vec<(RecordingId, u32, Status)> {
-    let due = library.outbox_due(Utc::now(), 100).await.unwrap();
-    due.iter().map(|d| (d.recording, d.part, d.job.status)).collect()
+    let told = |d: &Delivery| match &d.job {
+        Job::Hook(job) => (d.recording.unwrap(), d.part.unwrap(), job.status),
+        other => panic!("{other:?}"),
+    };
+    testing::due(library).await.iter().map(told).collect()
 }
 
 async fn all(library: &Library) -> Vec<Recording> {
@@ -106,14 +108,14 @@ async fn as_in_manifests(library: &Library) -> Vec<Recording> {
 
 async fn start(dir: &TempDir) -> Library {
     let library = reopen(dir).await;
-    recover(&library, Some(hook()), |_| Ok(None)).await;
+    recover(&library, &hook(), |_| Ok(None)).await;
     library
 }
 
 /// Recordings, one of them of several parts, all their hooks done but that of the last.
 async fn house() -> (TempDir, Vec<Recording>) {
     let (dir, library) = library().await;
-    recover(&library, None, |_| Ok(None)).await;
+    recover(&library, &HandOn::default(), |_| Ok(None)).await;
     completed(&library, 0, 3).await;
     for second in 1..20 {
         completed(&library, second, 1).await;
@@ -259,12 +261,12 @@ async fn the_catalog_of_somebody_else_is_not_touched() {
 #[tokio::test]
 async fn an_old_copy_of_the_catalog_gets_what_came_since_with_its_hooks() {
     let (dir, library) = library().await;
-    recover(&library, None, |_| Ok(None)).await;
+    recover(&library, &HandOn::default(), |_| Ok(None)).await;
     completed(&library, 0, 1).await;
     hooks_run(&library).await;
     // It was being recorded when the copy was made.
     let open = recording(1);
-    library.begin(&open).await.unwrap();
+    library.begin(&open, &hook()).await.unwrap();
     library.update_status(&open.id, Status::Recording).await.unwrap();
     let first = library.storage().folder().join("cam1.mp4.part");
     library.begin_part(&open.id, 1, &first, Utc::now()).await.unwrap();
@@ -272,7 +274,7 @@ async fn an_old_copy_of_the_catalog_gets_what_came_since_with_its_hooks() {
     fs::copy(catalog(&dir), dir.path().join("copy")).unwrap();
     for number in 1..=3 {
         let part = finish(&library, &open, number, "cam1");
-        library.commit_part(&open.id, &part, Some(hook())).await.unwrap();
+        library.commit_part(&open.id, &part).await.unwrap();
     }
     library.complete(&open.id, Utc::now(), &Lost::default()).await.unwrap();
     let later = completed(&library, 2, 2).await;
@@ -288,7 +290,7 @@ async fn an_old_copy_of_the_catalog_gets_what_came_since_with_its_hooks() {
     assert_eq!(after, before);
     for (id, parts) in [(open.id, 3), (later.id, 2)] {
         let got = next.get(&id).await.unwrap().unwrap();
-        let numbers: Vec<u32> = got.deliveries.iter().map(|d| d.part).collect();
+        let numbers: Vec<u32> = got.deliveries.iter().filter_map(|d| d.part).collect();
         assert_eq!(numbers, (1..=parts).collect::<Vec<_>>());
     }
     assert!(asides(&dir).is_empty());
@@ -300,7 +302,7 @@ async fn a_rebuild_that_was_cut_short_goes_on_without_hooks() {
     let (dir, before) = house().await;
     fs::remove_file(catalog(&dir)).unwrap();
     let library = reopen(&dir).await;
-    library.enter_whole(&["cam3.mp4".into()], true, Some(&hook()), |_| false).await.unwrap();
+    library.enter_whole(&["cam3.mp4".into()], true, &hook()).await.unwrap();
     assert_eq!(all(&library).await.len(), 1);
     library.close().await;
     let next = start(&dir).await;
@@ -316,10 +318,10 @@ async fn a_rebuild_that_was_cut_short_goes_on_without_hooks() {
 #[tokio::test]
 async fn a_start_with_nothing_wrong_reads_no_manifest() {
     let (dir, library) = library().await;
-    recover(&library, None, |_| Ok(None)).await;
+    recover(&library, &HandOn::default(), |_| Ok(None)).await;
     let known = completed(&library, 0, 3).await;
     let open = recording(1);
-    library.begin(&open).await.unwrap();
+    library.begin(&open, &hook()).await.unwrap();
     let file = library.storage().reserve(|_| "open".into(), "mp4").unwrap();
     library.begin_part(&open.id, 1, file.path(), Utc::now()).await.unwrap();
     for part in library.get(&known.id).await.unwrap().unwrap().parts {
@@ -332,7 +334,7 @@ async fn a_start_with_nothing_wrong_reads_no_manifest() {
 #[tokio::test]
 async fn the_path_in_a_manifest_is_not_believed() {
     let (dir, library) = library().await;
-    recover(&library, None, |_| Ok(None)).await;
+    recover(&library, &HandOn::default(), |_| Ok(None)).await;
     let of = recording(0);
     let part = finish(&library, &of, 1, "cam");
     let path = Manifest::path_of(&part.file);
@@ -352,10 +354,10 @@ async fn a_folder_that_was_moved_keeps_its_recordings_and_a_copy_changes_nothing
     let storage = Storage::open(&dir.path().join("moved")).unwrap();
     let library = Library::open(catalog(&dir).to_str().unwrap(), storage).await.unwrap();
     // While the old paths lead there too, these are copies.
-    recover(&library, Some(hook()), |_| Ok(None)).await;
+    recover(&library, &hook(), |_| Ok(None)).await;
     assert_eq!(as_in_manifests(&library).await, before);
     fs::remove_file(dir.path().join("records")).unwrap();
-    recover(&library, Some(hook()), |_| Ok(None)).await;
+    recover(&library, &hook(), |_| Ok(None)).await;
     let moved = all(&library).await;
     assert!(moved.iter().flat_map(|r| &r.parts).all(|p| p.file == dir.path().join("moved").join(&p.name)));
     assert_eq!((moved.len(), due(&library).await.len()), (before.len(), 1));
@@ -378,7 +380,7 @@ fn content(file: &Path) -> Result<Option<Salvaged>, String> {
 #[tokio::test]
 async fn files_that_nobody_knows_are_adopted() {
     let (dir, library) = library().await;
-    recover(&library, None, |_| Ok(None)).await;
+    recover(&library, &HandOn::default(), |_| Ok(None)).await;
     let folder = library.storage().folder().to_path_buf();
     let files = [
         ("film.mp4", "frames"),
@@ -404,7 +406,7 @@ async fn files_that_nobody_knows_are_adopted() {
     let mut expected: Vec<String> = records(&dir).into_keys().filter(|n| !n.starts_with("empty")).collect();
 
     let interrupted = library.interrupted().await.unwrap();
-    library.recover(interrupted, Some(hook()), content, content).await.unwrap();
+    library.recover(interrupted, &hook(), content, content).await.unwrap();
     let all = all(&library).await;
     let mut got: Vec<_> = all.iter().map(|r| (r.stream_name.as_str(), r.container.as_str())).collect();
     got.sort_unstable();
@@ -433,7 +435,7 @@ async fn files_that_nobody_knows_are_adopted() {
     fs::remove_dir_all(dir.path().join("state")).unwrap();
     let next = reopen(&dir).await;
     let interrupted = next.interrupted().await.unwrap();
-    next.recover(interrupted, Some(hook()), content, content).await.unwrap();
+    next.recover(interrupted, &hook(), content, content).await.unwrap();
     let again = self::all(&next).await;
     assert_eq!(again.len(), 3);
     for recording in all {
@@ -469,7 +471,7 @@ async fn a_part_that_is_a_second_name_is_left_alone() {
     let part = finish(&library, &recording(0), 1, "cam-end");
     fs::hard_link(&part.file, part.file.with_file_name("cam.mp4.part")).unwrap();
     let before = records(&dir);
-    recover(&library, None, spoil).await;
+    recover(&library, &HandOn::default(), spoil).await;
     assert_eq!((all(&library).await.len(), records(&dir)), (1, before));
 }
 
@@ -490,7 +492,7 @@ async fn each_part_of_a_paused_or_failed_recording_is_finished_with_its_start() 
     for status in [Status::Paused, Status::Failed] {
         let (dir, library) = library().await;
         let of = recording(0);
-        library.begin(&of).await.unwrap();
+        library.begin(&of, &hook()).await.unwrap();
         let begun = |number: i64| of.started_at + chrono::TimeDelta::seconds(10 * number);
         for number in [1, 2, 3] {
             let file = library.storage().reserve(|_| format!("cam{number}"), "mp4").unwrap();
@@ -505,7 +507,7 @@ async fn each_part_of_a_paused_or_failed_recording_is_finished_with_its_start() 
             library.update_status(&of.id, status).await.unwrap();
         }
         let next = reopen(&dir).await;
-        let ended = recover(&next, Some(hook()), content).await;
+        let ended = recover(&next, &hook(), content).await;
         let [got] = &ended[..] else { panic!("{ended:?}") };
         assert_eq!((got.status, &got.error), (Status::Recovered, &None));
         let parts: Vec<_> = got.parts.iter().map(|p| (p.number, p.started_at, p.size)).collect();

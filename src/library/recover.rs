@@ -2,10 +2,11 @@
 //! between their final name and the catalog.
 
 use super::{
-    HookJob, Identity, Inspect, Library, LibraryError, MakeWhole, Manifest, Part, Recording, RecordingId,
+    HandOn, Identity, Inspect, Library, LibraryError, MakeWhole, Manifest, Part, Recording, RecordingId,
     Status, Storage, StorageError,
     catalog::{get, id_of, status_of, time, time_of},
     enter::end_of,
+    outbox::{self, News},
     salvage::{Unfinished, salvage},
     sql,
     storage::{io_error, rename_new},
@@ -49,15 +50,15 @@ impl Library {
     ///
     /// Of a recording that has not ended, a file that has its manifest was whole before the daemon died: it gets its final
     /// name where that is missing. Any other is made whole by `make_whole`, as far as it can be. Both are entered as
-    /// parts with `hook`, each in one transaction. A recording whose parts are all entered then is completed
+    /// parts and handed on as the recording says, else as `hand_on`, each in one transaction. A recording whose parts are all entered then is completed
     /// when its end had been asked for and nothing had to be made whole, else recovered. Any other is failed, with an error
     /// that names the `.part` it was writing, and says whether `inspect` finds that it plays; a later start tries that one again. The end is the time of the last change to
     /// its files.
     ///
-    /// Files that no row knows are entered as their manifests say. Their hooks run, as they may not have run yet; but not
+    /// Files that no row knows are entered as their manifests say, and handed on, as they may not have been yet; but not
     /// in a catalog that was made anew, where all files there ever were would be among them. A `.part` is
     /// made whole and a file without manifest is read by `inspect`: both become recordings of their own, and the `.part`
-    /// has its hook run.
+    /// is handed on.
     ///
     /// A manifest that cannot be read, a file that cannot be made whole, and a recording that the catalog does not take are
     /// logged and left out; they are again among those of a later [`interrupted`](Self::interrupted), as are all
@@ -65,7 +66,7 @@ impl Library {
     pub async fn recover(
         &self,
         interrupted: Interrupted,
-        hook: Option<HookJob>,
+        hand_on: &HandOn,
         make_whole: MakeWhole,
         inspect: Inspect,
     ) -> Result<Vec<Recording>, LibraryError> {
@@ -76,14 +77,14 @@ impl Library {
         let mut ended = Vec::with_capacity(left.len());
         for recording in left {
             let id = recording.id;
-            match self.end_left_behind(recording, &mut whole, hook.as_ref(), make_whole, inspect).await {
+            match self.end_left_behind(recording, &mut whole, hand_on, make_whole, inspect).await {
                 Ok(recording) => ended.extend(recording),
                 Err(error) => {
                     tracing::error!(recording = %id, %error, "cannot be recovered; the next start tries again");
                 }
             }
         }
-        self.take_in(strays, hook.as_ref(), make_whole, inspect).await?;
+        self.take_in(strays, hand_on, make_whole, inspect).await?;
         Ok(ended)
     }
 
@@ -133,7 +134,7 @@ impl Library {
         &self,
         recording: LeftBehind,
         whole: &mut WholeParts,
-        hook: Option<&HookJob>,
+        hand_on: &HandOn,
         make_whole: MakeWhole,
         inspect: Inspect,
     ) -> Result<Option<Recording>, LibraryError> {
@@ -143,15 +144,13 @@ impl Library {
         for writing in writing {
             if let Some((part, recovered)) = whole.remove(&(id, writing.number)) {
                 let status = if recovered { Status::Recovered } else { Status::Completed };
-                let hook = hook.cloned().map(|job| HookJob { status, ..job });
-                self.commit_part(&id, &part, hook).await?;
+                self.commit(&id, &part, status, hand_on).await?;
                 (entered, salvaged) = (true, salvaged || recovered);
                 // A file that was made whole was changed long after its last frame.
                 let end = end_of(part.started_at, part.duration_ms, &part.gaps).filter(|_| recovered);
                 ended_at = ended_at.max(end.unwrap_or(ended_at));
             } else if let Some((part, changed)) = self.salvaged(&id, &writing, make_whole).await? {
-                let hook = hook.cloned().map(|job| HookJob { status: Status::Recovered, ..job });
-                self.commit_part(&id, &part, hook).await?;
+                self.commit(&id, &part, Status::Recovered, hand_on).await?;
                 (salvaged, ended_at) = (true, ended_at.max(changed));
             } else if let Some(changed) = self.left_as_it_is(&writing).await? {
                 left.push(writing.file);
@@ -224,6 +223,7 @@ impl Library {
         .execute(&mut *tx)
         .await
         .map_err(sql(WHAT))?;
+        outbox::put_event(&mut tx, id, News::Completed, WHAT).await?;
         tx.commit().await.map_err(sql(WHAT))
     }
 

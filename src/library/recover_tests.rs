@@ -6,13 +6,13 @@ use chrono::{DateTime, Utc};
 use std::{fs, path::Path};
 use tempfile::TempDir;
 
-fn hook() -> HookJob {
-    HookJob { script: "/hooks/on_record_hook.sh".into(), status: Status::Completed }
+fn hook() -> HandOn {
+    testing::hooked("/hooks/on_record_hook.sh")
 }
 
 async fn recording_in(library: &Library, status: Status) -> Recording {
     let recording = recording(0);
-    library.begin(&recording).await.unwrap();
+    library.begin(&recording, &hook()).await.unwrap();
     library.update_status(&recording.id, status).await.unwrap();
     recording
 }
@@ -49,9 +49,19 @@ fn changed(file: &Path) -> i64 {
 }
 
 async fn due(library: &Library) -> Vec<(RecordingId, u32)> {
-    let due = library.outbox_due(Utc::now(), 100).await.unwrap();
-    assert!(due.iter().all(|d| d.job == hook()));
-    due.iter().map(|d| (d.recording, d.part)).collect()
+    let due = testing::due(library).await;
+    let job = |d: &Delivery| matches!(&d.job, Job::Hook(job) if Some(&job.script) == hook().hook.as_ref());
+    assert!(due.iter().all(job));
+    due.iter().map(|d| (d.recording.unwrap(), d.part.unwrap())).collect()
+}
+
+/// Parts whose hooks are due, and what they are told.
+async fn told(library: &Library) -> Vec<(u32, Status)> {
+    let told = |d: &Delivery| match &d.job {
+        Job::Hook(job) => (d.part.unwrap(), job.status),
+        other => panic!("{other:?}"),
+    };
+    testing::due(library).await.iter().map(told).collect()
 }
 
 fn names(dir: &TempDir) -> Vec<String> {
@@ -79,7 +89,7 @@ async fn a_whole_file_the_catalog_does_not_know_is_entered_and_its_hook_is_due()
         library.close().await;
 
         let next = reopen(&dir).await;
-        let found = recover(&next, Some(hook()), |_| Ok(None)).await;
+        let found = recover(&next, &hook(), |_| Ok(None)).await;
         let [got] = &found[..] else { panic!("{cut}: {found:?}") };
         assert_eq!((got.status, &got.error), (Status::Completed, &None), "{cut}");
         assert_eq!(got.ended_at.unwrap().timestamp_millis(), changed(&part.file), "{cut}");
@@ -89,7 +99,7 @@ async fn a_whole_file_the_catalog_does_not_know_is_entered_and_its_hook_is_due()
         assert_eq!(names(&dir), ["cam-end1.mp4", "cam-end1.mp4.json"], "{cut}");
 
         let third = reopen(&dir).await;
-        assert!(recover(&third, Some(hook()), |_| Ok(None)).await.is_empty(), "{cut}");
+        assert!(recover(&third, &hook(), |_| Ok(None)).await.is_empty(), "{cut}");
         assert_eq!(due(&third).await, [(open.id, 1)], "{cut}");
     }
 }
@@ -105,7 +115,7 @@ async fn a_recording_that_misses_something_fails_and_keeps_its_whole_parts() {
     finish_part(&library, &live, 1, "live").await;
 
     let next = reopen(&dir).await;
-    let found = recover(&next, Some(hook()), |_| Ok(None)).await;
+    let found = recover(&next, &hook(), |_| Ok(None)).await;
     let of = |id| found.iter().find(|r| r.id == id).unwrap();
     let error = of(open.id).error.as_deref().unwrap();
     assert!(error.contains(&format!("is in {} and plays", third.path().display())), "{error}");
@@ -125,11 +135,11 @@ async fn a_daemon_that_dies_between_the_last_part_and_the_end_completes_it() {
     let (dir, library) = library().await;
     let open = recording_in(&library, Status::Finalizing).await;
     let part = finish_part(&library, &open, 1, "cam").await;
-    library.commit_part(&open.id, &part, Some(hook())).await.unwrap();
+    library.commit_part(&open.id, &part).await.unwrap();
     // Nothing is searched for, so a folder that is gone is no error.
     let next = reopen(&dir).await;
     fs::remove_dir_all(dir.path().join("records")).unwrap();
-    let found = recover(&next, Some(hook()), |_| Ok(None)).await;
+    let found = recover(&next, &hook(), |_| Ok(None)).await;
     assert_eq!((found[0].status, found[0].parts.len()), (Status::Completed, 1));
     assert_eq!(due(&next).await, [(open.id, 1)]);
 }
@@ -161,7 +171,7 @@ async fn what_does_not_fit_is_left_alone() {
     ];
     for (case, spoil) in cases {
         let (dir, library) = library().await;
-        recover(&library, None, |_| Ok(None)).await;
+        recover(&library, &HandOn::default(), |_| Ok(None)).await;
         let open = recording_in(&library, Status::Finalizing).await;
         let part = finish_part(&library, &open, 1, "cam").await;
         spoil(&part);
@@ -173,7 +183,7 @@ async fn what_does_not_fit_is_left_alone() {
         let before = names(&dir);
 
         let next = reopen(&dir).await;
-        let found = recover(&next, Some(hook()), |_| Ok(None)).await;
+        let found = recover(&next, &hook(), |_| Ok(None)).await;
         let of = |id| found.iter().find(|r| r.id == id).unwrap();
         assert_eq!((of(good.id).status, of(good.id).parts.len()), (Status::Completed, 1), "{case}");
         let expected = usize::from(ENTERED.contains(&case));
@@ -210,7 +220,7 @@ async fn a_part_that_can_be_made_whole_is_recovered() {
         let last = last.max(changed(other.path()));
 
         let next = reopen(&dir).await;
-        let found = recover(&next, Some(hook()), make_whole).await;
+        let found = recover(&next, &hook(), make_whole).await;
         let [got] = &found[..] else { panic!("{found:?}") };
         assert_eq!((got.status, got.error.is_none()), (expected, expected == Status::Recovered), "{second}");
         assert_eq!(got.ended_at.unwrap().timestamp_millis(), last, "{second}");
@@ -218,10 +228,9 @@ async fn a_part_that_can_be_made_whole_is_recovered() {
         assert_eq!((whole.name.as_str(), whole.size, whole.duration_ms), ("cam.mp4", 6, 1500), "{second}");
         assert!(whole.started_at >= got.started_at && whole.video.is_some(), "{second}");
         assert_eq!(Manifest::read(&Manifest::path_of(&whole.file)).unwrap().part.sha256, whole.sha256);
-        let due = next.outbox_due(Utc::now(), 100).await.unwrap();
-        assert_eq!((due[0].part, due[0].job.status), (1, Status::Recovered), "{second}");
+        assert_eq!(told(&next).await, [(1, Status::Recovered)], "{second}");
         assert_eq!(other.path().exists(), expected == Status::Failed, "{second}");
-        assert!(recover(&next, Some(hook()), make_whole).await.is_empty(), "{second}");
+        assert!(recover(&next, &hook(), make_whole).await.is_empty(), "{second}");
     }
 }
 
@@ -235,13 +244,12 @@ async fn what_was_made_whole_at_a_start_that_died_is_recovered_too() {
     let finished = library.storage().finish(file, |_| "cam".into(), manifest).unwrap();
 
     let next = reopen(&dir).await;
-    let found = recover(&next, Some(hook()), |_| Ok(None)).await;
+    let found = recover(&next, &hook(), |_| Ok(None)).await;
     assert_eq!((found[0].status, found[0].parts.len()), (Status::Recovered, 1));
     let part = describe(&finished, 1);
     let end_ms = part.started_at.timestamp_millis() + part.duration_ms as i64;
     assert_eq!(found[0].ended_at.unwrap().timestamp_millis(), end_ms, "not when it was made whole");
-    let due = next.outbox_due(Utc::now(), 100).await.unwrap();
-    assert_eq!(due.iter().map(|d| d.job.status).collect::<Vec<_>>(), [Status::Recovered]);
+    assert_eq!(told(&next).await, [(1, Status::Recovered)]);
 }
 
 /// A file in which there is nothing was told to play, and to be renamed.
@@ -256,7 +264,7 @@ async fn it_is_told_which_files_play() {
     let lonely = write_part(&library, &alone, 1, "alone").await;
     fs::write(lonely.path(), "nothing").unwrap();
 
-    let found = recover(&reopen(&dir).await, None, |_| Ok(None)).await;
+    let found = recover(&reopen(&dir).await, &HandOn::default(), |_| Ok(None)).await;
     let error = |id| found.iter().find(|r| r.id == id).and_then(|r| r.error.clone()).unwrap();
     let plays = format!("what was written is in {} and plays;", plays.path().display());
     let none_in =
@@ -278,7 +286,7 @@ async fn what_a_start_left_that_died_is_removed() {
     for name in others.iter().cloned().chain([format!(".reeld-{id}"), format!(".reeld-{id}.temp")]) {
         fs::write(records.join(name), "").unwrap();
     }
-    recover(&library, None, |_| Ok(None)).await;
+    recover(&library, &HandOn::default(), |_| Ok(None)).await;
     let mut expected = others.to_vec();
     expected.sort();
     assert_eq!(names(&dir), expected);
@@ -293,7 +301,7 @@ async fn what_cannot_be_recovered_keeps_nothing_else_back() {
     }
     let (dir, library) = library().await;
     let refused = recording_in(&library, Status::Finalizing).await;
-    library.commit_part(&refused.id, &part(1), None).await.unwrap();
+    library.commit_part(&refused.id, &part(1)).await.unwrap();
     finish_part(&library, &refused, 1, "twice").await;
     let broken = recording_in(&library, Status::Recording).await;
     write_part(&library, &broken, 1, "panics").await;
@@ -304,7 +312,7 @@ async fn what_cannot_be_recovered_keeps_nothing_else_back() {
     let interrupted = next.interrupted().await.unwrap();
     // What begins now is not among them.
     let new = recording_in(&next, Status::Recording).await;
-    let found = next.recover(interrupted, Some(hook()), make_whole, |_| Ok(None)).await.unwrap();
+    let found = next.recover(interrupted, &hook(), make_whole, |_| Ok(None)).await.unwrap();
     let mut ended: Vec<_> = found.iter().map(|r| (r.id, r.status)).collect();
     ended.sort_by_key(|(id, _)| *id == good.id);
     assert_eq!(ended, [(broken.id, Status::Failed), (good.id, Status::Completed)]);

@@ -115,5 +115,7 @@ pub(super) fn describe(
         gaps: Vec::new(),
         lost: PartLost::default(),
         degraded: Vec::new(),
+        remote: None,
+        local: true,
     }
 }

@@ -19,9 +19,9 @@ pub async fn reopen(dir: &tempfile::TempDir) -> Library {
 }
 
 /// What a daemon does at its start.
-pub async fn recover(library: &Library, hook: Option<HookJob>, make_whole: MakeWhole) -> Vec<Recording> {
+pub async fn recover(library: &Library, hand_on: &HandOn, make_whole: MakeWhole) -> Vec<Recording> {
     let interrupted = library.interrupted().await.unwrap();
-    library.recover(interrupted, hook, make_whole, inspect).await.unwrap()
+    library.recover(interrupted, hand_on, make_whole, inspect).await.unwrap()
 }
 
 /// What was not finished plays, but for what says that it does not.
@@ -29,6 +29,30 @@ fn inspect(file: &std::path::Path) -> Result<Option<Salvaged>, String> {
     let plays = file.extension().is_some_and(|e| e == "part")
         && std::fs::read(file).is_ok_and(|content| content != b"nothing");
     Ok(plays.then_some(Salvaged { duration_ms: 1000, video: part(1).video, audio: None }))
+}
+
+/// Hooks that are due now.
+pub async fn due(library: &Library) -> Vec<Delivery> {
+    due_at(library, chrono::Utc::now()).await
+}
+
+pub async fn due_at(library: &Library, now: DateTime<chrono::Utc>) -> Vec<Delivery> {
+    due_of(library, DeliveryKind::Hook, now).await
+}
+
+pub async fn due_of(library: &Library, kind: DeliveryKind, now: DateTime<chrono::Utc>) -> Vec<Delivery> {
+    library.outbox_due(Due { kind, now, limit: 1_000, without: &[], not_to: &[] }).await.unwrap()
+}
+
+/// What is stored of a hook that has run.
+pub fn ran(exit: i32, attempts: u32) -> Tried {
+    let error = (exit != 0).then(|| format!("exit code {exit}"));
+    Tried { attempts, error, hook: Some(HookResult { exit: Some(exit), attempts, output: "said".into() }) }
+}
+
+/// Has this script run for each part.
+pub fn hooked(script: impl Into<PathBuf>) -> HandOn {
+    HandOn { hook: Some(script.into()), ..HandOn::default() }
 }
 
 /// A recording that started `second` s after a fixed time.
@@ -86,5 +110,7 @@ pub fn part(number: u32) -> Part {
         }],
         lost: PartLost { packets: 3, frames: 1 },
         degraded: vec!["no sound".into()],
+        remote: None,
+        local: true,
     }
 }

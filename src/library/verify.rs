@@ -6,7 +6,7 @@ use super::{
     sql,
 };
 use sqlx::{
-    ConnectOptions, Connection, Sqlite,
+    ConnectOptions, Connection, Row, Sqlite,
     query::Query,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteRow},
 };
@@ -31,6 +31,8 @@ pub struct KnownPart {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
+    /// Where it is, when its file is in the store only.
+    pub remote: Option<String>,
 }
 
 /// Reads a catalog and changes nothing: no migration, no lock that outlasts one page.
@@ -62,7 +64,7 @@ impl ReadOnlyCatalog {
         let after = last.map_or((String::new(), 0), |p| (p.recording.to_string(), p.number));
         let page = || {
             sqlx::query(
-                "SELECT recording_id, number, file, size, sha256 FROM part \
+                "SELECT * FROM part \
                  WHERE (recording_id, number) > (?, ?) ORDER BY recording_id, number LIMIT ?",
             )
             .bind(after.0.clone())
@@ -75,7 +77,7 @@ impl ReadOnlyCatalog {
     pub async fn part(&self, id: RecordingId, number: u32) -> Result<Option<KnownPart>, LibraryError> {
         let one = || {
             sqlx::query(
-                "SELECT recording_id, number, file, size, sha256 FROM part \
+                "SELECT * FROM part \
                  WHERE recording_id = ? AND number = ?",
             )
             .bind(id.to_string())
@@ -145,13 +147,20 @@ fn part_of(row: &SqliteRow) -> Result<KnownPart, LibraryError> {
         file: PathBuf::from(get::<String>(row, "file")?),
         size: count_of(row, "size")?,
         sha256: get(row, "sha256")?,
+        remote: remote_of(row)?,
     })
+}
+
+/// The catalog of an older version has nothing in a store.
+fn remote_of(row: &SqliteRow) -> Result<Option<String>, LibraryError> {
+    let is_old = row.try_column("remote").is_err();
+    if is_old || get::<bool>(row, "local")? { Ok(None) } else { get(row, "remote") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::{Library, testing};
+    use crate::library::{HandOn, Library, testing};
     use std::collections::BTreeSet;
 
     fn names(folder: &Path) -> BTreeSet<OsString> {
@@ -160,9 +169,9 @@ mod tests {
 
     async fn enter(library: &Library, numbers: std::ops::Range<u32>) -> RecordingId {
         let recording = testing::recording(0);
-        library.begin(&recording).await.unwrap();
+        library.begin(&recording, &HandOn::default()).await.unwrap();
         for number in numbers {
-            library.commit_part(&recording.id, &testing::part(number), None).await.unwrap();
+            library.commit_part(&recording.id, &testing::part(number)).await.unwrap();
         }
         recording.id
     }

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     hub::Stream,
     library::{
-        AudioPart, DeliveryKind, DeliveryState, FinishedFile, HookJob, Identity, Library, LibraryError,
-        Manifest, Part, PartDelivery, PartFile, PartLost, Recording, Status, VideoPart,
+        AudioPart, FinishedFile, HandOn, Identity, Library, LibraryError, Manifest, Part, PartFile, PartLost,
+        Recording, Status, VideoPart,
     },
     media::{Gap, MediaKind},
 };
@@ -165,10 +165,10 @@ pub(super) struct Books {
     /// What never changes of it. The whole recording grows with its parts: it is not copied for each of them.
     pub identity: Identity,
     pub library: Library,
-    pub hook: Option<PathBuf>,
+    pub hand_on: HandOn,
     pub progress: watch::Sender<Progress>,
     pub totals: Arc<Totals>,
-    /// Called when a finished part is in the catalog together with its deliveries.
+    /// Called when something is to be delivered: a finished part, or news.
     pub on_commit: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -192,7 +192,7 @@ impl Books {
         finishing: &mut Finishing,
     ) -> (Option<String>, Option<String>) {
         let recording = self.progress.borrow().recording.clone();
-        self.log_failure("begin", self.library.begin(&recording).await);
+        self.log_failure("begin", self.library.begin(&recording, &self.hand_on).await);
         let mut losses = Losses::default();
         loop {
             let entry = match tokio::time::timeout(losses.due_in(), entries.recv()).await {
@@ -267,6 +267,7 @@ impl Books {
         }
         self.change(|r| r.status = status);
         self.log_failure("update", self.library.update_status(&self.identity.id, status).await);
+        self.tell_news();
     }
 
     /// 1. end of stream into the muxer, which writes its index; 2. to 8. as in `library::Storage::finish`;
@@ -282,14 +283,7 @@ impl Books {
             self.log_failure("drop a part of", self.library.discard_part(&id, number).await);
             return Ok(());
         };
-        let delivery = self.hook.as_ref().map(|_| PartDelivery {
-            kind: DeliveryKind::Hook,
-            part: part.number,
-            state: DeliveryState::Pending,
-            attempts: 0,
-        });
-        let hook = self.hook.clone().map(|script| HookJob { script, status: Status::Completed });
-        let committed = self.commit(&part, hook).await;
+        let committed = self.commit(&part).await;
         tracing::info!(recording = %id, file = %part.file.display(), size = part.size, "finished");
         self.totals.files.fetch_add(1, Ordering::Relaxed);
         self.totals.bytes.fetch_add(part.size, Ordering::Relaxed);
@@ -302,28 +296,28 @@ impl Books {
         committed.map_err(|e| {
             format!("{} is finished, but the catalog does not know: {e}", part.file.display())
         })?;
-        self.change(|r| r.deliveries.extend(delivery));
+        self.change(|r| r.deliveries.extend(self.hand_on.pending(part.number)));
         (self.on_commit)();
         Ok(())
     }
 
-    /// A finished file that the catalog does not take is one whose hook never runs: try for a while.
-    async fn commit(&self, part: &Part, hook: Option<HookJob>) -> Result<(), LibraryError> {
+    /// A finished file that the catalog does not take is one that is never handed on: try for a while.
+    async fn commit(&self, part: &Part) -> Result<(), LibraryError> {
         let mut pause = FIRST_COMMIT_PAUSE;
         for _ in 1..COMMIT_ATTEMPTS {
-            match self.library.commit_part(&self.identity.id, part, hook.clone()).await {
+            match self.library.commit_part(&self.identity.id, part).await {
                 Ok(()) => return Ok(()),
                 // The recording's own row could not be stored when it began.
                 Err(LibraryError::Unknown(_)) => {
                     let recording = self.progress.borrow().recording.clone();
-                    self.log_failure("begin", self.library.begin(&recording).await);
+                    self.log_failure("begin", self.library.begin(&recording, &self.hand_on).await);
                 }
                 Err(e) => self.log_error(&format!("{} is not in the catalog yet: {e}", part.file.display())),
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        self.library.commit_part(&self.identity.id, part, hook).await
+        self.library.commit_part(&self.identity.id, part).await
     }
 
     async fn ended(&self, error: Option<String>) {
@@ -342,6 +336,7 @@ impl Books {
             Some(e) => self.library.fail(&id, ended_at, &lost, e).await,
         };
         self.log_failure("end", stored);
+        self.tell_news();
         let total = if error.is_none() { &self.totals.completed } else { &self.totals.failed };
         total.fetch_add(1, Ordering::Relaxed);
         self.totals.frames_lost.fetch_add(lost.frames, Ordering::Relaxed);
@@ -352,6 +347,13 @@ impl Books {
             p.recording.ended_at = Some(ended_at);
             p.done = true;
         });
+    }
+
+    /// The change of a status may be news for webhooks.
+    fn tell_news(&self) {
+        if !self.hand_on.webhooks.is_empty() {
+            (self.on_commit)();
+        }
     }
 
     fn log_failure<T>(&self, what: &str, result: Result<T, impl std::fmt::Display>) {
@@ -414,6 +416,8 @@ fn describe(
         gaps: gaps.to_vec(),
         lost: PartLost::default(),
         degraded: written.degraded.clone(),
+        remote: None,
+        local: true,
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     config::{AudioRule, Policy},
     gst::Templates,
     hub::{Stream, Subscriber},
-    library::{Identity, Library, Lost, Recording, RecordingId, Status},
+    library::{HandOn, Identity, Library, Lost, Recording, RecordingId, Status},
     media::Tracks,
 };
 use books::Books;
@@ -37,7 +37,6 @@ use chrono::{SubsecRound, Utc};
 use pool::{Pool, Waker};
 use request::{Refused, Request};
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -56,8 +55,8 @@ pub struct Order {
     pub subscriber: Subscriber,
     pub policy: Arc<Policy>,
     pub templates: Arc<Templates>,
-    /// Absolute path of the hook script.
-    pub hook: Option<PathBuf>,
+    /// What is to be done with its files.
+    pub hand_on: HandOn,
     /// A part that comes to this goes on in the next one, also without a rotation.
     pub max_part_duration: Duration,
     /// Why the recording is less than what was asked for, from its beginning on.
@@ -93,7 +92,7 @@ pub struct Running {
 
 impl Recorder {
     /// `sync_interval`: how often files under way are synced to the disk; zero: after each fragment. `on_commit` is called,
-    /// on a tokio thread, whenever a finished part and its deliveries are stored.
+    /// on a tokio thread, whenever something is stored that is to be delivered.
     pub fn new(
         library: Library,
         sync_interval: Duration,
@@ -123,7 +122,7 @@ impl Recorder {
         let books = Books {
             identity: Identity::from(&started),
             library: self.library.clone(),
-            hook: order.hook,
+            hand_on: order.hand_on,
             progress,
             totals: self.totals(),
             on_commit: self.on_commit.clone(),

@@ -6,7 +6,7 @@ use reeld::{
     config::Policy,
     gst::Templates,
     hub::{Announce, EndReason, Hub, PrerollRule, Publisher, Publishing},
-    library::{Library, Recording, Storage},
+    library::{HandOn, Library, Recording, Storage},
     media::{Codec, Frame, MediaKind, Protocol, RoomName, StreamName, Track, TrackId, Tracks, VideoSize},
     record::{Order, Recorder, Running},
 };
@@ -220,7 +220,7 @@ impl Rig {
             subscriber: from_start,
             policy,
             templates,
-            hook: None,
+            hand_on: HandOn::default(),
             max_part_duration: self.max_part_duration,
             degraded: Vec::new(),
         });

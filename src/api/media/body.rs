@@ -1,10 +1,10 @@
 //! A file as the body of an answer: read piece by piece beside the async threads, one piece ahead of what is sent.
 
-use crate::control::read_aside;
+use crate::control::{RemoteFile, read_aside};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, future::ready, stream};
 use std::{collections::VecDeque, fs::File, io, ops::RangeInclusive, os::unix::fs::FileExt, sync::Arc};
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use warp::reply::{Reply, Response};
 
 /// Read at once. Of a body there are two in memory: the one that is sent, and the next.
@@ -32,6 +32,39 @@ pub(super) fn stream(file: Arc<File>, segments: Vec<Segment>) -> Response {
     let mut pieces = Pieces { file, segments: segments.into(), ahead: None };
     pieces.read_ahead();
     warp::reply::stream(stream::unfold(pieces, Pieces::next)).into_response()
+}
+
+/// The same of an object in the store, as its bytes come from there: one piece ahead of what is sent.
+pub(super) fn stream_remote(remote: RemoteFile, segments: Vec<Segment>) -> Response {
+    let (give, take) = mpsc::channel(1);
+    // It ends when nobody takes its pieces any more.
+    tokio::spawn(async move {
+        if let Err(error) = feed(&remote, segments, &give).await {
+            tracing::warn!(%error, "a file that was being sent cannot be read on from the store");
+            let _ = give.send(Err(error)).await;
+        }
+    });
+    let next = |mut take: mpsc::Receiver<_>| async { take.recv().await.map(|piece| (piece, take)) };
+    warp::reply::stream(stream::unfold(take, next)).into_response()
+}
+
+async fn feed(
+    remote: &RemoteFile,
+    segments: Vec<Segment>,
+    give: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
+    for segment in segments {
+        let mut pieces = match segment {
+            Segment::Bytes(bytes) => stream::once(ready(Ok(bytes))).boxed(),
+            Segment::File(range) => remote.read(range).await?,
+        };
+        while let Some(piece) = pieces.next().await {
+            if give.send(Ok(piece?)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Pieces {
@@ -80,7 +113,6 @@ fn read(file: &File, range: RangeInclusive<u64>) -> io::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::StreamExt;
     use std::io::Write;
 
     fn file(bytes: &[u8]) -> Arc<File> {

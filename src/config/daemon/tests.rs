@@ -237,7 +237,7 @@ fn a_mistake_says_what_to_write_instead() {
         ),
         (
             "[listn]",
-            "1: unknown section: \"listn\", did you mean listen?; known are listen, paths, policy, webrtc, tls, source[], database, storage, limits",
+            "1: unknown section: \"listn\", did you mean listen?; known are listen, paths, policy, webrtc, tls, source[], database, storage, delivery, limits",
         ),
         ("http = \"127.0.0.1:1\"", "1: http belongs to a section; write it under [listen]"),
         ("listen = 1", "1: listen is a section; write [listen] on a line of its own"),

@@ -10,9 +10,8 @@ use crate::{
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Parts and gaps of a recording that are told with it: the newest. A GET has all.
-const MAX_PARTS: usize = 50;
-const MAX_GAPS: usize = 50;
+/// Parts, deliveries and gaps of a recording that are told with it: the newest of each. A GET has all.
+const MAX_TOLD: usize = 50;
 
 /// One change of state.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -59,9 +58,15 @@ pub enum Event {
     Delivery {
         #[serde(rename = "type")]
         what: DeliveryOutcome,
-        recording_id: RecordingId,
-        part: u32,
+        /// The same in every attempt.
+        key: String,
+        /// `null`: news of the daemon.
+        recording_id: Option<RecordingId>,
+        /// `null`: news of the whole recording.
+        part: Option<u32>,
         kind: DeliveryKind,
+        /// Without credentials.
+        target: String,
         /// `failed` is tried again, `dead` is not.
         state: DeliveryState,
         attempts: u32,
@@ -201,31 +206,19 @@ impl Cause {
 
 impl Event {
     pub(super) fn recording(what: RecordingChange, mut recording: Recording, part: Option<u32>) -> Self {
-        let mut partial = keep_newest(&mut recording.parts, MAX_PARTS);
-        partial |= keep_newest(&mut recording.deliveries, MAX_PARTS);
-        partial |= keep_newest(&mut recording.lost.gaps, MAX_GAPS);
-        for part in &mut recording.parts {
-            partial |= keep_newest(&mut part.gaps, MAX_GAPS);
-        }
+        let partial = recording.keep_newest(MAX_TOLD);
         Event::Recording { what, recording: Box::new(recording), part, partial }
     }
 }
 
-/// Whether some had to go.
-fn keep_newest<T>(items: &mut Vec<T>, most: usize) -> bool {
-    let over = items.len().saturating_sub(most);
-    items.drain(..over);
-    over > 0
-}
-
 impl From<Delivered> for Event {
     fn from(delivered: Delivered) -> Self {
-        let Delivered { recording, part, kind, state, attempts, error } = delivered;
+        let Delivered { key, recording, part, kind, target, state, attempts, error } = delivered;
         let what = match state {
             DeliveryState::Done => DeliveryOutcome::Done,
             _ => DeliveryOutcome::Failed,
         };
-        Event::Delivery { what, recording_id: recording, part, kind, state, attempts, error }
+        Event::Delivery { what, key, recording_id: recording, part, kind, target, state, attempts, error }
     }
 }
 
@@ -276,16 +269,18 @@ mod tests {
         let told =
             serde_json::to_value(Event::recording(RecordingChange::Part, recording, Some(60))).unwrap();
         assert_eq!((&told["partial"], &told["recording"]["parts"][0]["number"]), (&json!(true), &json!(11)));
-        assert_eq!(told["recording"]["lost"]["gaps"].as_array().map(Vec::len), Some(MAX_GAPS));
+        assert_eq!(told["recording"]["lost"]["gaps"].as_array().map(Vec::len), Some(MAX_TOLD));
     }
 
     #[test]
     fn the_others_have_the_fields_of_the_contract() {
         let id = RecordingId::random();
         let delivered = Delivered {
-            recording: id,
-            part: 2,
+            key: "msg_1".into(),
+            recording: Some(id),
+            part: Some(2),
             kind: DeliveryKind::Hook,
+            target: "/hooks/x.sh".into(),
             state: DeliveryState::Dead,
             attempts: 3,
             error: Some("exit code 1".into()),
@@ -294,8 +289,8 @@ mod tests {
         for (event, wanted) in [
             (
                 Event::from(delivered),
-                json!({"type": "delivery.failed", "recordingId": id, "part": 2, "kind": "hook", "state": "dead",
-                    "attempts": 3, "error": "exit code 1"}),
+                json!({"type": "delivery.failed", "key": "msg_1", "recordingId": id, "part": 2, "kind": "hook",
+                    "target": "/hooks/x.sh", "state": "dead", "attempts": 3, "error": "exit code 1"}),
             ),
             (
                 Event::Deleted { what: Deletion::Deleted, recording_id: id },

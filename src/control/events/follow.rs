@@ -115,8 +115,8 @@ impl Control {
         recording
     }
 
-    /// A part of a recording has got its poster.
-    pub async fn poster_made(&self, id: RecordingId, part: u32) {
+    /// A part of a recording has got its poster, or its file is in the store only.
+    pub async fn part_changed(&self, id: RecordingId, part: u32) {
         // Once more for a recording that ended while it was read.
         for _ in 0..2 {
             let Ok(Some(mut recording)) = self.inner.library.get(&id).await else { return };

@@ -46,6 +46,7 @@ impl Run<'_> {
             part: row.map(|r| r.number),
             file,
             size: 0,
+            remote: None,
             faults: Vec::new(),
         };
         let manifest = self.manifest(&mut report, row);
@@ -98,7 +99,11 @@ impl Run<'_> {
     ) -> Option<()> {
         let part = manifest.map(|m| &m.part);
         let Some(found) = self.look(&report.file) else {
-            report.faults.push(Fault::Missing);
+            let by_manifest = part.filter(|p| !p.local).and_then(|p| p.remote.as_ref());
+            report.remote = row.and_then(|r| r.remote.as_ref()).or(by_manifest).cloned();
+            if report.remote.is_none() {
+                report.faults.push(Fault::Missing);
+            }
             return Some(());
         };
         match found {

@@ -16,6 +16,9 @@ pub struct Report {
     pub part: Option<u32>,
     /// Bytes found.
     pub size: u64,
+    /// Where it is, when it is in the object store only: that copy is not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
     /// None: the file is good.
     pub faults: Vec<Fault>,
 }

@@ -55,7 +55,7 @@ pub(super) fn look(run: &Run<'_>, known: &Known) -> Result<(), VerifyError> {
 
 fn report(file: &Path, fault: Fault) -> Report {
     let size = fs::metadata(file).map_or(0, |found| found.len());
-    Report { file: file.into(), recording_id: None, part: None, size, faults: vec![fault] }
+    Report { file: file.into(), recording_id: None, part: None, size, remote: None, faults: vec![fault] }
 }
 
 fn without_manifest(file: &Path) -> Option<Report> {
