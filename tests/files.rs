@@ -13,7 +13,7 @@ use std::{
 use support::{
     daemon::{Daemon, House, SOON, file_of, text},
     live::Live,
-    media::{H264, Publisher, av_source, decode, run, sha256, source},
+    media::{AAC, AUDIO, H264, Publisher, av_source, decode, run, sha256, source},
     wait::{wait_for, wait_until},
 };
 
@@ -401,4 +401,15 @@ fn a_recovered_part_gets_a_poster() {
     with_poster(&daemon, &path);
     curl(&daemon, &format!("{path}/poster"), &[]).expect(200);
     assert!(decode(&file_of(&recording)) > 60);
+}
+
+#[test]
+fn sound_alone_is_typed_as_sound() {
+    let house = House::new(RECORD_ALL, "");
+    let daemon = house.start(REELD);
+    let input = source(TMP, "sound2.flv", &[AUDIO, &["-t", "2"], AAC]);
+    Publisher::ffmpeg(&input, &daemon.url("live/voice"), false).finish(SENT);
+    let (path, ..) = completed(&daemon, "voice");
+    let file = curl(&daemon, &format!("{path}/file"), &["-r", "0-99"]).expect(206);
+    assert_eq!(file.header("content-type"), Some("audio/mp4"));
 }

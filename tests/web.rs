@@ -7,7 +7,7 @@ use support::{
 };
 
 const REELD: &str = env!("CARGO_BIN_EXE_reeld");
-const PAGES: [&str; 2] = ["/", "/publish"];
+const PAGES: [&str; 3] = ["/", "/publish", "/api"];
 
 fn get(daemon: &Daemon, path: &str, headers: &[(&str, &str)]) -> Answer {
     http::request_with(daemon.http(), "GET", path, headers, b"").unwrap_or_else(|e| panic!("{path}: {e}"))
@@ -127,4 +127,51 @@ fn what_is_not_there_and_what_is_not_read_are_problems() {
         let answer = daemon.post(path, &serde_json::json!({})).expect(405);
         assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{path}");
     }
+}
+
+#[test]
+fn pages_of_other_sites_change_nothing() {
+    let house = House::new("", "");
+    let daemon = house.start(REELD);
+    let call = |method: &str, path: &str, origin: Option<&str>| {
+        let origin = origin.map(|origin| ("Origin", origin));
+        let headers: Vec<_> = [("Content-Type", "text/plain")].into_iter().chain(origin).collect();
+        let body = b"{\"uri\": \"rtsp://127.0.0.1:9/cam\", \"toStream\": \"cam\", \"roomName\": \"court\"}";
+        http::request_with(daemon.http(), method, path, &headers, body)
+            .unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    };
+    let own = format!("http://{}", daemon.http());
+    let id = "00000000-0000-4000-8000-000000000000";
+    for (method, path) in [
+        ("POST", format!("/api/v1/sessions/{id}/recording")),
+        ("DELETE", format!("/api/v1/sessions/{id}")),
+        ("DELETE", format!("/api/v1/recordings/{id}")),
+        ("POST", "/api/v1/sources".into()),
+        ("POST", "/recordings/start".into()),
+        ("DELETE", "/recordings/cam.mp4".into()),
+        ("POST", "/rest-api/stream/find_all".into()),
+        ("POST", "/rest-api/rtsp/startup".into()),
+        ("PUT", "/no/such/path".into()),
+    ] {
+        for foreign in ["http://elsewhere.example", "null", "http://127.0.0.1:1"] {
+            let answer = call(method, &path, Some(foreign)).expect(403);
+            assert_eq!(answer.json()["type"], "/problems/origin-not-allowed", "{method} {path} {foreign}");
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+            assert_eq!(answer.header("access-control-allow-origin"), None);
+        }
+        assert_eq!(
+            daemon.get("/api/v1/sources")["items"].as_array().map(Vec::len),
+            Some(0),
+            "{method} {path}"
+        );
+    }
+    // Programs say no origin; our own pages say ours; WHIP is for all.
+    for (path, status) in [("/recordings/start", 404), ("/rest-api/stream/find_all", 404), ("/whip/cam", 415)]
+    {
+        assert_eq!(call("POST", path, None).status, status, "{path}");
+        assert_eq!(call("POST", path, Some(&own)).status, status, "{path}");
+    }
+    let whip = call("POST", "/whip/cam", Some("http://elsewhere.example")).expect(415);
+    assert_eq!(whip.header("access-control-allow-origin"), Some("*"));
+    call("GET", "/api/v1/server", Some("http://elsewhere.example")).expect(200);
 }

@@ -5,17 +5,18 @@
 
 use super::{
     Answer, allow,
+    openapi::{Operation, Tag, integer},
+    origin,
     problem::{Kind, Problem, quoted},
 };
-use crate::control::{EventWatch, Events, NoWatch, Told, WatchEnd};
+use crate::control::{EventMessage, EventWatch, Events, NoWatch, Told, WatchEnd};
 use futures_util::{SinkExt, StreamExt};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
-use url::Url;
 use warp::{
     Filter, Rejection,
     filters::ws::{Message, WebSocket, Ws},
-    http::{HeaderMap, Method, header},
+    http::{HeaderMap, Method},
     reply::Reply,
 };
 
@@ -93,7 +94,8 @@ fn open(
     pace: Pace,
 ) -> Answer {
     allow(method, "GET")?;
-    check_origin(headers)?;
+    // A browser opens WebSockets to any host for any page: only pages of this one may read.
+    origin::check(headers)?;
     let cursor = cursor(pairs)?;
     let upgrade = upgrade.ok_or_else(|| {
         Problem::new(
@@ -106,6 +108,33 @@ fn open(
     Ok(upgrade.on_upgrade(move |socket| serve(socket, watch, pace)).into_response())
 }
 
+pub(super) fn operations() -> Vec<Operation> {
+    let about = "A WebSocket (RFC 6455, version 13). Each message is a text of one JSON object, an `EventMessage`; a client \
+        has nothing to say but pongs.\n\n\
+        - First comes `hello`; where events after `cursor` are not known any more, then `sync`: read the lists again.\n\
+        - Every 15 s comes `heartbeat`, with a ping.\n\
+        - `seq` is the `cursor` to come back with.\n\
+        - Close codes: 1001, the daemon is ending; 1008 with a reason, the client reads too slowly or answers no pings.\n\n\
+        Browsers are let in from pages of this host only.";
+    let watch = Operation::get(Tag::Events, "/api/v1/events", "watchEvents", "Watch what happens")
+        .about(about)
+        .query("cursor", integer(0, u64::MAX), "`seq` of the last event that the client knows")
+        .answers::<EventMessage>(101, "The connection is a WebSocket now; this is one of its messages")
+        .example(serde_json::json!({
+            "seq": 1_772_366_400_000_001_u64, "at": "2026-03-01T12:00:00.000001Z", "type": "recording.deleted",
+            "recordingId": "5a0f2d53-6a55-4a5e-9f0b-2f4f3f1c9e77",
+        }))
+        .problems(&[
+            Kind::BadParameter,
+            Kind::BadCursor,
+            Kind::OriginNotAllowed,
+            Kind::UpgradeRequired,
+            Kind::TooManyWatchers,
+            Kind::ShuttingDown,
+        ]);
+    vec![watch]
+}
+
 impl From<NoWatch> for Problem {
     fn from(why: NoWatch) -> Self {
         let kind = match why {
@@ -114,32 +143,6 @@ impl From<NoWatch> for Problem {
         };
         Problem::new(kind, why.to_string())
     }
-}
-
-/// A browser opens WebSockets to any host for any page and says which: only pages of this host may read. Other clients send
-/// no `Origin`.
-fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let foreign = headers
-        .get_all(header::ORIGIN)
-        .iter()
-        .map(|origin| origin.to_str().unwrap_or("unreadable"))
-        .find(|origin| !is_of_host(origin, host));
-    let Some(origin) = foreign else { return Ok(()) };
-    let detail = format!(
-        "a page of {} may not read the events of {}; a proxy in between has to hand on the Host header",
-        quoted(origin),
-        quoted(host)
-    );
-    Err(Problem::new(Kind::OriginNotAllowed, detail))
-}
-
-fn is_of_host(origin: &str, host: &str) -> bool {
-    let Ok(origin) = Url::parse(origin) else { return false };
-    let Ok(own) = Url::parse(&format!("{}://{host}", origin.scheme())) else { return false };
-    matches!(origin.scheme(), "http" | "https")
-        && origin.host() == own.host()
-        && origin.port_or_known_default() == own.port_or_known_default()
 }
 
 fn cursor(pairs: &[(String, String)]) -> Result<Option<u64>, Problem> {

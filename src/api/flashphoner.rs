@@ -3,6 +3,10 @@
 //! Statuses are Flashphoner's: 200 with an empty body for a call without an answer, 404 for a find without a match.
 //! Fields that a call does not know are ignored, booleans may be strings. Errors are `{"error", "status"}`.
 
+mod operations;
+
+pub(super) use operations::{call, operations};
+
 use super::{
     Answer, allow,
     body::{body, json, parse},
@@ -67,37 +71,44 @@ enum Call {
 }
 
 impl Call {
+    /// Below `/rest-api/`.
+    const PATHS: [(&str, Self); 8] = [
+        ("stream/startRecording", Self::Start),
+        ("stream/stopRecording", Self::Stop),
+        ("stream/find", Self::Find),
+        ("stream/find_all", Self::FindAll),
+        ("stream/terminate", Self::Terminate),
+        ("recorder/startup", Self::Start),
+        ("recorder/terminate", Self::Stop),
+        ("recorder/find_all", Self::Running),
+    ];
+
     fn parse(path: &str) -> Option<Self> {
-        Some(match path {
-            "stream/startRecording" | "recorder/startup" => Call::Start,
-            "stream/stopRecording" | "recorder/terminate" => Call::Stop,
-            "recorder/find_all" => Call::Running,
-            "stream/find" => Call::Find,
-            "stream/find_all" => Call::FindAll,
-            "stream/terminate" => Call::Terminate,
-            _ => return None,
-        })
+        Self::PATHS.into_iter().find(|(known, _)| *known == path).map(|(_, call)| call)
     }
 }
 
 fn unknown_call() -> Problem {
-    let known = "stream/startRecording, stream/stopRecording, stream/find, stream/find_all, stream/terminate, \
-                 recorder/startup, recorder/terminate, recorder/find_all";
-    let pull = flashphoner_pull::Call::KNOWN;
-    Problem::new(Kind::NotFound, format!("no such call; /rest-api has {known}, {pull}"))
+    let pull = flashphoner_pull::Call::PATHS.iter().map(|(path, _)| *path);
+    let known: Vec<_> = Call::PATHS.iter().map(|(path, _)| *path).chain(pull).collect();
+    Problem::new(Kind::NotFound, format!("no such call; /rest-api has {}", known.join(", ")))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FlashphonerRecording)]
 struct RecordingBody {
+    #[schema(required, nullable = false, format = "uuid")]
     media_session_id: Option<String>,
     config: Option<RecordingConfig>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FlashphonerConfig)]
 struct RecordingConfig {
     file_template: Option<String>,
+    /// As `record_rotation`.
     rotation: Option<Amount>,
 }
 
@@ -171,14 +182,16 @@ fn terminate(filter: &StreamFilter, control: &Control) -> Answer {
 }
 
 /// Which streams a call is about: those that match every field given.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FlashphonerFilter)]
 struct StreamFilter {
     name: Option<String>,
     media_session_id: Option<String>,
     media_session_ids: Option<Vec<String>>,
     session_id: Option<String>,
     status: Option<String>,
+    /// A text may be given, too.
     #[serde(default, deserialize_with = "boolean")]
     published: Option<bool>,
 }
@@ -231,8 +244,9 @@ pub(super) fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 }
 
 /// A stream as Flashphoner lists it: those of its fields that are known here.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FlashphonerStream)]
 struct Stream {
     app_key: &'static str,
     session_id: String,
@@ -250,6 +264,7 @@ struct Stream {
     record: bool,
     /// Pixels; 0 when there is no video or its size is not known yet.
     width: u32,
+    /// As `width`.
     height: u32,
     /// Bits per second.
     bitrate: u64,

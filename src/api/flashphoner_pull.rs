@@ -4,8 +4,9 @@
 
 use super::{
     Answer,
-    body::{json, parse},
-    flashphoner::{boolean, found, void},
+    body::{self, parse},
+    flashphoner::{boolean, call, found, void},
+    openapi::Operation,
     problem::{Kind, Problem},
     to_the_end,
 };
@@ -15,6 +16,7 @@ use crate::{
     media::{MediaSessionId, RoomName},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
@@ -27,18 +29,64 @@ pub(super) enum Call {
 }
 
 impl Call {
-    pub(super) const KNOWN: &str = "rtsp/startup, rtsp/find, rtsp/find_all, rtsp/terminate, pull/rtmp/pull, pull/find_all, pull/terminate";
+    /// Below `/rest-api/`.
+    pub(super) const PATHS: [(&str, Self); 10] = [
+        ("rtsp/startup", Self::RtspStartup),
+        ("rtsp/find", Self::RtspFind),
+        ("rtsp/find_all", Self::RtspFindAll),
+        ("rtsp/terminate", Self::Terminate),
+        ("pull/rtmp/pull", Self::Pull),
+        ("pull/rtmp/find_all", Self::PullFindAll),
+        ("pull/rtmp/terminate", Self::Terminate),
+        ("pull/pull", Self::Pull),
+        ("pull/find_all", Self::PullFindAll),
+        ("pull/terminate", Self::Terminate),
+    ];
 
     pub(super) fn parse(path: &str) -> Option<Self> {
-        Some(match path {
-            "rtsp/startup" => Call::RtspStartup,
-            "rtsp/find" => Call::RtspFind,
-            "rtsp/find_all" => Call::RtspFindAll,
-            "pull/rtmp/pull" | "pull/pull" => Call::Pull,
-            "pull/find_all" | "pull/rtmp/find_all" => Call::PullFindAll,
-            "rtsp/terminate" | "pull/terminate" | "pull/rtmp/terminate" => Call::Terminate,
-            _ => return None,
-        })
+        Self::PATHS.into_iter().find(|(known, _)| *known == path).map(|(_, call)| call)
+    }
+
+    fn operation(self, path: &str) -> Operation {
+        let uri = |uri: &str| json!({"uri": uri});
+        let problems_of_start = [
+            Kind::BadSource,
+            Kind::NotSupported,
+            Kind::SourceNotAllowed,
+            Kind::SourceTaken,
+            Kind::TooManySources,
+            Kind::ShuttingDown,
+            Kind::Failed,
+        ];
+        match self {
+            Call::RtspStartup => call(path, "Pull an RTSP stream")
+                .body::<SourceBody>(json!({"uri": "rtsp://camera.lan/1", "toStream": "cam"}))
+                .answers_nothing(200, "It is being connected")
+                .problems(&problems_of_start),
+            Call::Pull => call(path, "Pull an RTMP stream")
+                .body::<SourceBody>(json!({"uri": "rtmp://relay.lan/live/x", "localStreamName": "x"}))
+                .answers_nothing(200, "It is being connected")
+                .problems(&problems_of_start),
+            Call::RtspFind => call(path, "Find pulled RTSP streams")
+                .optional_body::<RtspFilter>(uri("rtsp://camera.lan/1"))
+                .answers_array::<RtspSource>("Those that match")
+                .example(json!([{"uri": "rtsp://camera.lan/1", "status": "PLAYING", "toStream": "cam"}]))
+                .problems(&[Kind::NotFound]),
+            Call::RtspFindAll => call(path, "List pulled RTSP streams")
+                .answers_array::<RtspSource>("All of them")
+                .example(json!([{"uri": "rtsp://camera.lan/1", "status": "PLAYING", "toStream": "cam"}]))
+                .problems(&[Kind::NotFound]),
+            Call::PullFindAll => call(path, "List pulled RTMP streams")
+                .answers_array::<Pulled>("All of them; an empty list when there is none")
+                .example(json!([{
+                    "localMediaSessionId": null, "localStreamName": "x", "uri": "rtmp://relay.lan/live/x",
+                    "status": "PENDING", "hasAudio": false, "hasVideo": false, "record": false,
+                }])),
+            Call::Terminate => call(path, "Stop pulling a stream")
+                .body::<SourceBody>(uri("rtsp://camera.lan/1"))
+                .answers_nothing(200, "It is not pulled any more")
+                .problems(&[Kind::NotFound, Kind::BadSource, Kind::Failed]),
+        }
     }
 
     pub(super) async fn answer(self, body: &[u8], control: Control) -> Answer {
@@ -53,13 +101,21 @@ impl Call {
     }
 }
 
+/// What the calls below `/rest-api` about pulled streams have in `openapi.json`.
+pub(super) fn operations() -> Vec<Operation> {
+    Call::PATHS.map(|(path, call)| call.operation(path)).to_vec()
+}
+
 /// `toStream` and `localStreamName` are the same, of different versions.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FlashphonerPull)]
 struct SourceBody {
+    #[schema(required, nullable = false)]
     uri: Option<String>,
     to_stream: Option<String>,
     local_stream_name: Option<String>,
+    /// A text may be given, too.
     #[serde(default, deserialize_with = "boolean")]
     record: Option<bool>,
 }
@@ -96,7 +152,8 @@ async fn terminate(body: &[u8], control: Control) -> Answer {
     Ok(void())
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[schema(as = FlashphonerRtspFilter)]
 struct RtspFilter {
     uri: Option<String>,
     status: Option<String>,
@@ -116,8 +173,9 @@ fn find_rtsp(filter: &RtspFilter, control: &Control) -> Answer {
     found(&sources, "no RTSP source matches")
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FlashphonerRtspSource)]
 struct RtspSource {
     uri: String,
     status: &'static str,
@@ -133,12 +191,14 @@ impl RtspSource {
 /// An empty list is answered with 200 here: that is what Flashphoner documents for this call.
 fn find_pulled(control: &Control) -> Answer {
     let pulled = control.sources().into_iter().filter(|s| matches!(s.scheme, Scheme::Rtmp | Scheme::Rtmps));
-    json(&pulled.map(|source| Pulled::of(&source, control)).collect::<Vec<_>>())
+    body::json(&pulled.map(|source| Pulled::of(&source, control)).collect::<Vec<_>>())
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FlashphonerPulled)]
 struct Pulled {
+    #[schema(required)]
     local_media_session_id: Option<MediaSessionId>,
     local_stream_name: String,
     uri: String,
@@ -190,7 +250,6 @@ mod tests {
         media::StreamName,
     };
     use chrono::DateTime;
-    use serde_json::json;
 
     fn source(room: &str, state: SourceState) -> Source {
         Source {
@@ -234,7 +293,6 @@ mod tests {
     fn every_path_reaches_its_call() {
         assert_eq!(Call::parse("pull/pull"), Call::parse("pull/rtmp/pull"));
         assert_eq!(Call::parse("rtsp/terminate"), Call::parse("pull/rtmp/terminate"));
-        assert!(Call::KNOWN.split(", ").all(|path| Call::parse(path).is_some()));
         assert_eq!(Call::parse("rtsp"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Answer, allow,
+    openapi::{Operation, Tag},
     problem::{Kind, Problem},
 };
 use crate::control::Control;
@@ -28,6 +29,24 @@ where
         read(&method, || Ok(warp::reply::with_header(metrics(), "content-type", OPENMETRICS)))
     });
     healthz.or(readyz).unify().or(metrics).unify()
+}
+
+pub(super) fn operations() -> Vec<Operation> {
+    let text = &["text/plain; charset=utf-8"];
+    vec![
+        Operation::get(Tag::Health, "/healthz", "isAlive", "Whether the process answers").answers_raw(
+            200,
+            "It does",
+            text,
+            Some("ok\n"),
+        ),
+        Operation::get(Tag::Health, "/readyz", "isReady", "Whether it can record")
+            .answers_raw(200, "It can", text, Some("ready\n"))
+            .problems(&[Kind::NotReady]),
+        Operation::get(Tag::Health, "/metrics", "getMetrics", "Metrics for Prometheus")
+            .about("All names begin with `reeld_`.")
+            .answers_raw(200, "OpenMetrics 1.0", &[OPENMETRICS], Some("# HELP reeld_… …\n# EOF\n")),
+    ]
 }
 
 fn read<R: Reply>(method: &Method, answer: impl FnOnce() -> Result<R, Problem>) -> Answer {

@@ -8,9 +8,10 @@ mod ranges;
 
 use super::{
     Answer, allow,
+    openapi::{Operation, Tag, one_of},
     problem::{Kind, Problem, quoted},
 };
-use crate::control::{Control, Media, RecordingId, Resource};
+use crate::control::{Control, Manifest, Media, RecordingId, Resource};
 use body::Segment;
 use bytes::Bytes;
 use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch, IfRange};
@@ -56,6 +57,54 @@ pub(super) fn routes(
     let nth =
         warp::path!("api" / "v1" / "recordings" / String / "parts" / String / Name).and(request).then(part);
     first.or(nth).unify()
+}
+
+const MEDIA_TYPES: &[&str] = &["video/mp4", "video/webm", "video/x-matroska", "video/mp2t"];
+
+pub(super) fn operations() -> Vec<Operation> {
+    let recording = "/api/v1/recordings/{recordingId}";
+    let places =
+        [(recording.to_owned(), "", "part 1"), (format!("{recording}/parts/{{part}}"), "Part", "a part")];
+    let of = |(path, id, whose): &(String, &str, &str)| {
+        let get = |resource: Resource, id: String, summary: String| {
+            Operation::get(Tag::Files, format!("{path}/{}", resource.as_str()), &id, &summary)
+                .query("download", one_of(&["0", "1"]), "1: to be saved under its name, not shown")
+                .problems(&[Kind::BadParameter, Kind::UnknownRecording, Kind::UnknownFile])
+        };
+        [
+            bytes(get(Resource::File, format!("get{id}File"), format!("The bytes of {whose}"))),
+            conditional(get(
+                Resource::Manifest,
+                format!("get{id}Manifest"),
+                format!("The manifest of {whose}"),
+            ))
+            .about("It holds all that is known of the file, and is beside it on the disk.")
+            .answers::<Manifest>(200, "The manifest"),
+            conditional(get(Resource::Poster, format!("get{id}Poster"), format!("A picture from {whose}")))
+                .answers_raw(200, "The first key frame that is not black", &["image/jpeg"], None),
+        ]
+    };
+    places.iter().flat_map(of).collect()
+}
+
+/// A media file, as [`send`] answers it.
+pub(super) fn bytes(operation: Operation) -> Operation {
+    conditional(operation)
+        .about("Also while it is being written: what is there so far.")
+        .answers_raw(200, "The whole file", MEDIA_TYPES, None)
+        .header("ETag", "Of a finished file: its SHA-256")
+}
+
+fn conditional(operation: Operation) -> Operation {
+    operation
+        .takes_header("Range", "`bytes=0-99`; several ranges are answered as `multipart/byteranges`")
+        .takes_header("If-Range", "`ETag` of the file that a range is wanted of")
+        .takes_header("If-None-Match", "`ETag` of what the client has")
+        .takes_header("If-Match", "`ETag` of what the client wants")
+        .answers_nothing(304, "The client has it")
+        .answers_raw(206, "What was asked for with `Range`", &["*/*"], None)
+        .header("Content-Range", "`bytes FIRST-LAST/ALL`")
+        .problems(&[Kind::IfMatchWrong, Kind::RangeNotSatisfiable, Kind::Failed])
 }
 
 /// `file`, `manifest` or `poster` in a path.

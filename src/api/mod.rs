@@ -12,8 +12,10 @@ mod flashphoner;
 mod flashphoner_pull;
 mod health;
 mod media;
+mod openapi;
 mod openvidu;
 mod options;
+mod origin;
 mod problem;
 mod query;
 mod server;
@@ -49,7 +51,9 @@ where
 {
     let unknown = warp::any().map(|| -> Answer { Err(Problem::unknown_path()) });
     // Boxed: the type of all of them in one is deeper than the compiler goes.
-    let resources = v1::routes(control.clone())
+    let resources = origin::refused()
+        .or(v1::routes(control.clone()))
+        .unify()
         .or(events::routes(events))
         .unify()
         .or(media::routes(control.clone()))
@@ -68,6 +72,8 @@ where
         .unify()
         .boxed()
         .or(health::routes(control, metrics))
+        .unify()
+        .or(openapi::routes())
         .unify()
         .or(web::routes())
         .unify()
@@ -141,9 +147,12 @@ fn status(kind: Kind) -> StatusCode {
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::ShuttingDown | Kind::NotReady | Kind::Busy | Kind::TooManyWatchers => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Kind::ShuttingDown
+        | Kind::NotReady
+        | Kind::Busy
+        | Kind::TooMany
+        | Kind::Overloaded
+        | Kind::TooManyWatchers => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -176,6 +185,8 @@ impl From<ControlError> for Problem {
             ControlError::StillRunning(_) => Kind::RecordingRunning,
             ControlError::UnknownDelivery(_) => Kind::UnknownDelivery,
             ControlError::BadCursor => Kind::BadCursor,
+            ControlError::NotAdmitted(why) if why.is_load() => Kind::Overloaded,
+            ControlError::NotAdmitted(_) => Kind::TooMany,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
             ControlError::BadSource(_) => Kind::BadSource,
@@ -229,7 +240,7 @@ where
 mod tests {
     use super::*;
     use crate::{
-        control::{RecordingId, SourceId},
+        control::{NotAdmitted, RecordingId, SourceId},
         media::{MediaSessionId, RoomName},
     };
 
@@ -262,6 +273,8 @@ mod tests {
             (ControlError::UnknownDelivery("7".into()), 404, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
+            (ControlError::NotAdmitted(NotAdmitted::Recordings { max: 2 }), 503, 503),
+            (ControlError::NotAdmitted(NotAdmitted::Copy { percent: 99, max: 90 }), 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),
             (ControlError::BadSource("uri".into()), 400, 400),
             (ControlError::SourceNotSupported("rtsps".into()), 400, 400),

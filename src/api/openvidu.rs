@@ -4,6 +4,10 @@
 //! first of them, `recordings` are all, `failures` those that could not be. Errors are problem+json with `errorMessage`.
 //! Times are Unix ms. Fields and parameters that a call does not know are ignored.
 
+mod operations;
+
+pub(super) use operations::operations;
+
 use super::{
     Answer, allow,
     body::{body, json, parse},
@@ -110,9 +114,12 @@ fn options(streams: usize) -> StartOptions {
 }
 
 /// Body of a start or stop.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = OpenViduRoomName)]
 struct RoomBody {
+    /// The room to record.
+    #[schema(required, nullable = false)]
     room_name: Option<String>,
 }
 
@@ -146,33 +153,40 @@ fn which(query: &str) -> Result<Which, Problem> {
     Ok(which)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = OpenViduDeleted)]
 struct Deleted {
     message: &'static str,
 }
 
 /// Answer of a start or stop.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = OpenViduRoom)]
 struct Told {
     message: &'static str,
+    #[schema(required)]
     recording: Option<File>,
     recordings: Vec<File>,
     failures: Vec<Failure>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = OpenViduList)]
 struct List {
     recordings: Vec<File>,
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 
 /// A recording as the tutorial knows it: one file. Of a recording with several files each is one.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = OpenViduFile)]
 struct File {
     id: RecordingId,
-    /// `None` while no frame is in a file.
+    /// `null` while no frame is in a file.
+    #[schema(required)]
     name: Option<String>,
     room_name: String,
     room_id: String,
@@ -180,15 +194,18 @@ struct File {
     media_session_id: MediaSessionId,
     /// Number of the file within its recording.
     part: u32,
+    /// Unix time, ms.
     started_at: i64,
-    /// Bytes, and ms of media; of what is being recorded none yet.
+    /// Bytes; 0 while it is being recorded.
     size: u64,
+    /// Media time; 0 while it is being recorded.
     duration_ms: u64,
 }
 
 /// A stream that is not recorded, or whose recording came to nothing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = OpenViduFailure)]
 struct Failure {
     stream_name: String,
     media_session_id: MediaSessionId,

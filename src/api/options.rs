@@ -9,7 +9,7 @@ use std::time::Duration;
 const MAX_PREROLL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A time or a size: a number is seconds.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(untagged, expecting = "expected a number of seconds, or a text like \"10s\"")]
 pub(super) enum Amount {
     Number(f64),

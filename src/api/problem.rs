@@ -62,6 +62,8 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/if-match-missing` | 428 | the call needs `If-Match` |
 /// | `/problems/if-match-wrong` | 412 | `If-Match` is not the `ETag` in force |
 /// | `/problems/busy` | 503 | as many publishers as allowed are connected |
+/// | `/problems/too-many` | 503 | `[limits]` allows no more recordings, transcodings or streams at the same time |
+/// | `/problems/overloaded` | 503 | the processors are busier than `[limits] max_cpu` |
 /// | `/problems/upgrade-required` | 426 | the call is a WebSocket's, and its request is not |
 /// | `/problems/origin-not-allowed` | 403 | a browser asks for the page of another site |
 /// | `/problems/too-many-watchers` | 503 | as many clients as allowed watch events |
@@ -117,6 +119,8 @@ pub(super) enum Kind {
     OriginNotAllowed,
     TooManyWatchers,
     Busy,
+    TooMany,
+    Overloaded,
     ShuttingDown,
     NotReady,
     Failed,
@@ -124,7 +128,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The `type` and the `title` of problem+json.
-    fn words(self) -> (&'static str, &'static str) {
+    pub(super) fn words(self) -> (&'static str, &'static str) {
         match self {
             Kind::NotFound => ("/problems/not-found", "No such resource"),
             Kind::MethodNotAllowed => ("/problems/method-not-allowed", "Method not allowed"),
@@ -176,6 +180,8 @@ impl Kind {
             Kind::OriginNotAllowed => ("/problems/origin-not-allowed", "Origin not allowed"),
             Kind::TooManyWatchers => ("/problems/too-many-watchers", "Too many watchers"),
             Kind::Busy => ("/problems/busy", "Too many publishers"),
+            Kind::TooMany => ("/problems/too-many", "Too many at the same time"),
+            Kind::Overloaded => ("/problems/overloaded", "Processors are busy"),
             Kind::ShuttingDown => ("/problems/shutting-down", "Shutting down"),
             Kind::NotReady => ("/problems/not-ready", "Not ready"),
             Kind::Failed => ("/problems/failed", "Failed"),
@@ -195,8 +201,9 @@ pub(super) struct Problem {
     complete_length: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct ProblemJson<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemJson<'a> {
     r#type: &'a str,
     title: &'a str,
     status: u16,
@@ -205,16 +212,18 @@ struct ProblemJson<'a> {
 }
 
 /// problem+json with the member that OpenVidu's clients read.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct OpenViduJson<'a> {
+#[schema(as = OpenViduProblem)]
+pub(super) struct OpenViduJson<'a> {
     #[serde(flatten)]
     problem: ProblemJson<'a>,
     error_message: &'a str,
 }
 
-#[derive(Serialize)]
-struct FlashphonerJson<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FlashphonerError)]
+pub(super) struct FlashphonerJson<'a> {
     error: &'a str,
     status: u16,
 }

@@ -3,12 +3,13 @@
 use super::{
     Answer, allow,
     body::{body, json, parse},
+    openapi::{Operation, Tag, examples},
     problem::{Kind, Problem, quoted},
     to_the_end,
 };
 use crate::{
     config::Transport,
-    control::{Control, NewSource, Page, SourceId},
+    control::{Control, NewSource, Page, Source, SourceId},
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -58,13 +59,50 @@ async fn source(id: String, method: Method, control: Control) -> Answer {
     json(&control.source(id)?)
 }
 
+pub(super) fn operations() -> Vec<Operation> {
+    let (sources, source) = ("/api/v1/sources", "/api/v1/sources/{sourceId}");
+    vec![
+        Operation::get(Tag::Sources, sources, "listSources", "List the sources, oldest first")
+            .answers_page::<Source>("Every source, on one page")
+            .example(examples::page(examples::source())),
+        Operation::post(Tag::Sources, sources, "addSource", "Pull a stream")
+            .about("Answers before it is connected. It is tried again for ever, until it is removed or the daemon ends.")
+            .body::<SourceBody>(serde_json::json!({"uri": "rtsp://camera.lan/1", "stream": "court/cam", "record": true}))
+            .answers::<Source>(201, "The source")
+            .example(examples::source())
+            .header("Location", "Path of the source")
+            .problems(&[
+                Kind::BadSource,
+                Kind::NotSupported,
+                Kind::SourceNotAllowed,
+                Kind::SourceTaken,
+                Kind::TooManySources,
+                Kind::ShuttingDown,
+                Kind::Failed,
+            ]),
+        Operation::get(Tag::Sources, source, "getSource", "One source")
+            .answers::<Source>(200, "The source as it is now")
+            .example(examples::source())
+            .problems(&[Kind::UnknownSource]),
+        Operation::delete(Tag::Sources, source, "removeSource", "Stop pulling a stream")
+            .about("Ends its session and the recording of it, then answers.")
+            .answers_nothing(204, "It is gone")
+            .problems(&[Kind::UnknownSource, Kind::Failed]),
+    ]
+}
+
 /// Body of `POST /sources`.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = NewSource)]
 struct SourceBody {
+    /// `rtsp://`, `rtmp://` or `rtmps://`, with user and password if the source wants them.
+    #[schema(required, nullable = false)]
     uri: Option<String>,
+    /// `ROOM/STREAM` or `STREAM`; made of the URI when it is not given.
     stream: Option<String>,
     transport: Option<Transport>,
+    /// Record it whatever the policy says.
     record: Option<bool>,
 }
 

@@ -1,5 +1,9 @@
 //! `/api/v1`: sessions, recordings and the server, in our own words. Errors are problem+json.
 
+mod operations;
+
+pub(super) use operations::{START, operations};
+
 use super::{
     Answer, allow,
     body::{body, json, parse},
@@ -189,37 +193,42 @@ enum Verb {
 }
 
 impl Verb {
+    const ALL: [(&str, Self); 3] = [("split", Self::Split), ("pause", Self::Pause), ("resume", Self::Resume)];
+
     fn parse(word: &str) -> Option<Self> {
-        Some(match word {
-            "split" => Verb::Split,
-            "pause" => Verb::Pause,
-            "resume" => Verb::Resume,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|(known, _)| *known == word).map(|(_, verb)| verb)
     }
 }
 
 /// Body of a call that takes no options.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NoOptions {}
 
 /// Body of `POST /recordings/{id}/switch`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SwitchBody {
+    /// The stream to go on with.
+    #[schema(required, nullable = false, format = "uuid")]
     media_session_id: Option<String>,
 }
 
 /// Body of `POST /sessions/{id}/recording`. The options that this version has not are known by name, to be refused
 /// by name: a recording made without them would not be the one asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = StartOptions)]
 struct StartBody {
+    /// File name without extension, as `stream_record_policy_template`.
     file_template: Option<String>,
+    /// As `record_rotation`: seconds, `"10m"`, `"20M"` or both.
     rotation: Option<Amount>,
+    /// How much from before the start it has: seconds, or `"10s"`.
     preroll: Option<Amount>,
+    #[schema(ignore)]
     upload_url: Option<serde_json::Value>,
+    #[schema(ignore)]
     webhook_url: Option<serde_json::Value>,
 }
 

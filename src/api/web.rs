@@ -1,4 +1,4 @@
-//! The web pages `/` and `/publish` and what they load from `/web/…`, all out of the binary.
+//! The web pages `/`, `/publish` and `/api` and what they load from `/web/…`, all out of the binary.
 //!
 //! The pages load nothing from elsewhere and run no inline script or style, which their `Content-Security-Policy` holds
 //! browsers to. Assets have one address over all versions: a browser asks each time, and is told 304 by `ETag`.
@@ -51,20 +51,24 @@ macro_rules! assets {
     };
 }
 
-static PAGES: LazyLock<[Asset; 2]> = LazyLock::new(|| {
+static PAGES: LazyLock<[Asset; 3]> = LazyLock::new(|| {
     assets! {
         "index.html": HTML,
         "publish.html": HTML,
+        "api-docs.html": HTML,
     }
 });
 
-static ASSETS: LazyLock<[Asset; 18]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 21]> = LazyLock::new(|| {
     assets! {
         "base.css": CSS,
         "library.css": CSS,
         "publish.css": CSS,
+        "api-docs.css": CSS,
         "icon.svg": SVG,
         "api.js": JS,
+        "api-docs.js": JS,
+        "api-schema.js": JS,
         "capture.js": JS,
         "card.js": JS,
         "clock.js": JS,
@@ -84,11 +88,12 @@ static ASSETS: LazyLock<[Asset; 18]> = LazyLock::new(|| {
 pub(super) fn routes() -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static
 {
     let request = warp::method().and(warp::header::headers_cloned());
-    let [library, publish] = &*PAGES;
+    let [library, publish, api] = &*PAGES;
     let index = warp::path::end().and(request).map(|method, headers| send(library, &method, &headers));
     let publish = warp::path!("publish").and(request).map(|method, headers| send(publish, &method, &headers));
+    let api = warp::path!("api").and(request).map(|method, headers| send(api, &method, &headers));
     let assets = warp::path("web").and(warp::path::tail()).and(request).map(asset);
-    index.or(publish).unify().or(assets).unify()
+    index.or(publish).unify().or(api).unify().or(assets).unify()
 }
 
 fn asset(name: Tail, method: Method, headers: HeaderMap) -> Answer {

@@ -1,5 +1,9 @@
 //! WHIP (RFC 9725): `/whip/ROOM/STREAM` takes offers, `/whip-session/ID` is a session. Pages of any origin may use them.
 
+mod operations;
+
+pub(super) use operations::operations;
+
 use super::{
     Answer, allow,
     body::body,
@@ -218,6 +222,7 @@ impl From<WhipError> for Problem {
             WhipError::NoRestart => Kind::NoIceRestart,
             WhipError::Name(_) => Kind::BadName,
             WhipError::NameTaken(_) => Kind::NameTaken,
+            WhipError::TooManyStreams(_) => Kind::TooMany,
             WhipError::Busy(_) | WhipError::NoPort(_) => Kind::Busy,
             WhipError::ShuttingDown => Kind::ShuttingDown,
             WhipError::UnknownSession => Kind::UnknownSession,

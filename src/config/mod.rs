@@ -2,6 +2,7 @@
 //!
 //! Loading never stops at the first mistake: every [`Problem`] of a file is collected with its line.
 
+mod admission;
 mod daemon;
 mod formats;
 mod name_template;
@@ -12,6 +13,7 @@ mod toml_keys;
 mod watch;
 mod ways_in;
 
+pub use admission::Admission;
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};

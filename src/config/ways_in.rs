@@ -65,7 +65,9 @@ pub struct Tls {
 }
 
 /// How RTP comes from a pulled source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// UDP, and TCP when nothing arrives over UDP.

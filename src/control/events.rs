@@ -6,11 +6,14 @@
 mod event;
 mod follow;
 mod ring;
+mod schema;
 
 pub use event::{
-    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, RecordingChange, SessionChange,
+    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, RecordingChange, RecordingRefused,
+    SessionChange,
 };
 pub use ring::Told;
+pub use schema::EventMessage;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use ring::Ring;
@@ -73,11 +76,14 @@ pub struct EventWatch {
     _place: OwnedSemaphorePermit,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Notice {
+    /// The first message.
     Hello { version: &'static str },
+    /// Events were missed: read the lists again.
     Sync,
+    /// There is nothing to tell.
     Heartbeat,
 }
 

@@ -126,9 +126,10 @@ pub async fn read_aside<T: Send + 'static>(
 }
 
 fn open(storage: &Storage, part: PartFiles, resource: Resource) -> io::Result<Media> {
-    let (path, sum) = match part {
-        PartFiles::Finished { file, size, sha256, .. } => (file, Some((size, sha256))),
-        PartFiles::Writing(file) => (file, None),
+    // Of a file that is being written nobody has told yet what it will hold.
+    let (path, sum, has_video) = match part {
+        PartFiles::Finished { file, size, sha256, has_video, .. } => (file, Some((size, sha256)), has_video),
+        PartFiles::Writing(file) => (file, None, true),
         PartFiles::Missing => return Err(io::ErrorKind::NotFound.into()),
     };
     let file = match resource {
@@ -148,7 +149,7 @@ fn open(storage: &Storage, part: PartFiles, resource: Resource) -> io::Result<Me
     };
     let name = name_of(path, resource);
     let content_type = match resource {
-        Resource::File => content_type(&name),
+        Resource::File => content_type(&name, has_video),
         Resource::Manifest => "application/json",
         Resource::Poster => "image/jpeg",
     };
@@ -166,12 +167,16 @@ fn name_of(path: PathBuf, resource: Resource) -> String {
     }
 }
 
-fn content_type(name: &str) -> &'static str {
-    match Path::new(name).extension().and_then(|e| e.to_str()) {
-        Some("mp4") => "video/mp4",
-        Some("webm") => "video/webm",
-        Some("mkv") => "video/x-matroska",
-        Some("ts") => "video/mp2t",
+/// RFC 4337 §2: MP4 without pictures is `audio/mp4`. MPEG-TS has no type for sound alone.
+fn content_type(name: &str, has_video: bool) -> &'static str {
+    match (Path::new(name).extension().and_then(|e| e.to_str()), has_video) {
+        (Some("mp4"), true) => "video/mp4",
+        (Some("mp4"), false) => "audio/mp4",
+        (Some("webm"), true) => "video/webm",
+        (Some("webm"), false) => "audio/webm",
+        (Some("mkv"), true) => "video/x-matroska",
+        (Some("mkv"), false) => "audio/x-matroska",
+        (Some("ts"), _) => "video/mp2t",
         _ => "application/octet-stream",
     }
 }
@@ -193,7 +198,10 @@ mod tests {
             ("/r/cam.mp4", Resource::Poster, "cam.mp4.jpg", "application/octet-stream"),
         ] {
             let got = name_of(path.into(), resource);
-            assert_eq!((got.as_str(), content_type(&got)), (name, kind), "{path}");
+            assert_eq!((got.as_str(), content_type(&got, true)), (name, kind), "{path}");
+        }
+        for (name, kind) in [("a.mp4", "audio/mp4"), ("a.webm", "audio/webm"), ("a.ts", "video/mp2t")] {
+            assert_eq!(content_type(name, false), kind);
         }
         for resource in [Resource::File, Resource::Manifest, Resource::Poster] {
             assert_eq!(Resource::parse(resource.as_str()), Some(resource));

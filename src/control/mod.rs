@@ -1,6 +1,8 @@
 //! The verbs: what both API dialects, the CLI and the policy do to streams and recordings.
 
 mod active;
+mod admission;
+mod cpu;
 mod deliveries;
 mod disk;
 mod events;
@@ -16,14 +18,15 @@ pub mod whip;
 
 pub use crate::{
     library::{
-        DeliveryKind, Filter, Letter, LetterFilter, LetterState, OutboxId, Page, Part, Recording,
+        DeliveryKind, Filter, Letter, LetterFilter, LetterState, Manifest, OutboxId, Page, Part, Recording,
         RecordingId, Status,
     },
     record::Refusal,
 };
+pub use admission::NotAdmitted;
 pub use events::{
-    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch,
-    RecordingChange, SessionChange, Told, WatchEnd,
+    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventMessage, EventWatch, Events,
+    NoWatch, RecordingChange, RecordingRefused, SessionChange, Told, WatchEnd,
 };
 pub use files::{Media, Resource, read_aside};
 pub use objects::*;
@@ -41,6 +44,7 @@ use crate::{
     record::{Recorder, Running},
 };
 use active::Actives;
+use admission::Admission;
 use chrono::Utc;
 use disk::Disk;
 use recording::seconds;
@@ -97,6 +101,9 @@ pub enum ControlError {
         "there is no delivery {0}; it may be done by now. `GET /api/v1/deliveries` lists those that are not"
     )]
     UnknownDelivery(String),
+    /// It may be later.
+    #[error("{0}")]
+    NotAdmitted(NotAdmitted),
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
     #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
@@ -166,6 +173,7 @@ struct Inner {
     disk: Disk,
     sources: Sources,
     facts: Facts,
+    admission: Admission,
     events: Events,
     rules: RwLock<Arc<Rules>>,
     active: Mutex<Actives<Running>>,
@@ -185,7 +193,13 @@ impl Control {
         facts: Facts,
         events: Events,
     ) -> Self {
+        let limits = admission::Limits {
+            max_recordings: facts.limits.max_recordings,
+            max_transcodes: facts.limits.max_transcodes,
+            max_cpu_percent: facts.limits.max_cpu_percent,
+        };
         let inner = Inner {
+            admission: Admission::new(limits),
             disk: Disk::watch(library.storage().folder().to_owned()),
             hub,
             recorder,
@@ -198,7 +212,9 @@ impl Control {
             shutting_down: AtomicBool::new(false),
             going_down: AtomicBool::new(false),
         };
-        Self { inner: Arc::new(inner) }
+        let control = Self { inner: Arc::new(inner) };
+        control.take_up_what_waits();
+        control
     }
 
     pub fn rules(&self) -> Arc<Rules> {
@@ -259,6 +275,7 @@ impl Control {
         let (rules, facts) = (self.rules(), &self.inner.facts);
         let connections = (facts.connections)();
         let totals = self.inner.recorder.totals();
+        let share = self.cpu().load().share;
         ServerInfo {
             version: env!("CARGO_PKG_VERSION"),
             addresses: facts.addresses.clone(),
@@ -270,6 +287,11 @@ impl Control {
             limits: LimitsInfo { connections, ..facts.limits.clone() },
             load: LoadInfo {
                 recordings: self.recordings_running(),
+                sessions: self.inner.hub.stream_count(),
+                waiting: self.waiting_to_be_recorded(),
+                cpu_percent: percent(share.all),
+                daemon_cpu_percent: percent(share.own),
+                refusing: self.refusing(),
                 transcoded_tracks: totals.transcoded_tracks.load(Ordering::Relaxed),
                 element_threads: totals.element_threads.load(Ordering::Relaxed),
             },
@@ -348,7 +370,14 @@ fn freshen(active: &Actives<Running>, recording: &mut Recording) {
         let progress = now.running.progress().recording;
         recording.duration_ms = now.running.media_ms();
         (recording.status, recording.lost) = (progress.status, progress.lost);
+        // The catalog has those of finished parts.
+        recording.degraded = progress.degraded;
     }
+}
+
+/// To a tenth.
+fn percent(share: f64) -> f64 {
+    (share * 1_000.0).round() / 10.0
 }
 
 fn status_of(ended: Option<&EndReason>, publishing: bool) -> SessionStatus {

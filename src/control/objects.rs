@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// One live publisher.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     pub media_session_id: MediaSessionId,
@@ -19,6 +19,8 @@ pub struct Session {
     pub room_name: String,
     pub room_id: String,
     pub protocol: Protocol,
+    /// `IP:PORT`.
+    #[schema(value_type = String)]
     pub remote: SocketAddr,
     pub status: SessionStatus,
     pub tracks: Vec<SessionTrack>,
@@ -30,11 +32,13 @@ pub struct Session {
     pub lost: u64,
     pub created_at: DateTime<Utc>,
     /// The recording under way, if any.
+    #[schema(required)]
     pub recording_id: Option<RecordingId>,
 }
 
 /// Flashphoner's words for a publisher's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, utoipa::ToSchema)]
+#[schema(rename_all = "UPPERCASE")]
 pub enum SessionStatus {
     /// Its tracks are not all known yet, or the source that it is pulled from is away.
     Pending,
@@ -62,7 +66,7 @@ impl Serialize for SessionStatus {
     }
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionTrack {
     /// `video` or `audio`.
@@ -80,7 +84,7 @@ pub struct SessionTrack {
 }
 
 /// Whether a session is being recorded, for pollers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordingState {
     /// Frames are being written, or it is paused.
@@ -89,11 +93,12 @@ pub struct RecordingState {
     pub update_pending: bool,
     /// Media time of the recording under way, ms; 0 when there is none.
     pub total_running_duration_ms: u64,
+    #[schema(required)]
     pub recording_id: Option<RecordingId>,
 }
 
 /// A recording under way, as Flashphoner's `/recorder/find_all` lists it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunningRecording {
     /// File name; keys that are known only at the end stand in it literally (`{endTime}`).
@@ -101,7 +106,7 @@ pub struct RunningRecording {
     pub media_session_id: MediaSessionId,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerInfo {
     pub version: &'static str,
@@ -113,10 +118,20 @@ pub struct ServerInfo {
 }
 
 /// What the recordings under way take.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadInfo {
     pub recordings: usize,
+    /// Live streams.
+    pub sessions: usize,
+    /// Streams that the policy wants recorded and that wait until they can be.
+    pub waiting: usize,
+    /// How busy the processors are that the daemon may use, and its own part of that; means over a few seconds.
+    pub cpu_percent: f64,
+    pub daemon_cpu_percent: f64,
+    /// Why a start or a new stream is refused now: `max_recordings`, `max_transcodes`, `max_sessions`, `cpu_transcode`
+    /// (what needs transcoding), `cpu` (calls that need none).
+    pub refusing: Vec<&'static str>,
     /// Tracks that are decoded and encoded, on the writer threads.
     pub transcoded_tracks: u64,
     /// Threads beyond the writer threads: those of GStreamer's muxers and the queues in front of them.
@@ -124,31 +139,43 @@ pub struct LoadInfo {
 }
 
 /// The addresses really bound (a configured port 0 shows the port it got).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct Addresses {
+    #[schema(value_type = String)]
     pub http: SocketAddr,
+    #[schema(value_type = String)]
     pub rtmp: SocketAddr,
+    #[schema(value_type = String)]
     pub rtsp: SocketAddr,
     /// Where it is offered.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub rtmps: Option<SocketAddr>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyInfo {
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// When the policy in force was read.
     pub loaded_at: DateTime<Utc>,
     /// Why the file as it is now is not in force, `file:line: what`.
+    #[schema(required)]
     pub error: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitsInfo {
     pub max_connections: usize,
     pub connections: usize,
+    /// 0: no limit; so is `max_sessions` and `max_transcodes`.
+    pub max_recordings: usize,
+    pub max_sessions: usize,
+    pub max_transcodes: usize,
+    /// `None`: off.
+    pub max_cpu_percent: Option<u8>,
     pub max_message_bytes: u64,
     pub publisher_timeout_ms: u64,
     pub handshake_timeout_ms: u64,
@@ -165,10 +192,11 @@ pub struct LimitsInfo {
     pub sync_interval_ms: u64,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskInfo {
     /// The records folder.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     pub free_bytes: u64,
     pub total_bytes: u64,

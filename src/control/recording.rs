@@ -57,8 +57,16 @@ impl Control {
     }
 
     fn begin_by_policy(&self, active: &mut Actives<Running>, source: Source) {
-        let Source { stream, subscriber } = source;
         let rules = self.rules();
+        // A start or a switch that was faster has it already.
+        if Self::is_wanted(&source.stream, &rules) && active.live(source.stream.id()).is_none() {
+            // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
+            self.begin_when_admitted(active, source, &rules);
+        }
+    }
+
+    /// Whether the policy, or the publisher, wants it recorded.
+    pub(super) fn is_wanted(stream: &Stream, rules: &Rules) -> bool {
         let by_policy = match stream.announce().protocol {
             Protocol::Rtmp => rules.policy.record_rtmp_streams,
             Protocol::Rtsp => rules.policy.record_rtsp_streams,
@@ -67,12 +75,7 @@ impl Control {
         };
         let never = stream.announce().protocol == Protocol::Webrtc
             && rules.policy.record_webrtc_streams == WebrtcRecording::Never;
-        let wanted = rules.policy.record_streams && !never && (by_policy || stream.announce().record);
-        // A start or a switch that was faster has it already.
-        if wanted && active.live(stream.id()).is_none() {
-            // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
-            self.begin(active, stream, subscriber, &rules, Vec::new());
-        }
+        rules.policy.record_streams && !never && (by_policy || stream.announce().record)
     }
 
     pub async fn start_recording(
@@ -90,10 +93,11 @@ impl Control {
                 return Err(ControlError::ShuttingDown);
             }
             let recording = active.live(id).map(|a| a.id);
+            if let Some(recording) = recording.filter(|_| when_running == WhenRunning::Refuse) {
+                return Err(ControlError::AlreadyRecording { session: id, recording });
+            }
+            self.admit(&active, &stream, &rules, recording)?;
             if let Some(recording) = recording {
-                if when_running == WhenRunning::Refuse {
-                    return Err(ControlError::AlreadyRecording { session: id, recording });
-                }
                 stop(&mut active, recording);
             }
             // What came before is in the file that ends now.
@@ -122,6 +126,8 @@ impl Control {
             let mut active = self.active();
             let found = self.find(&active, id).map(|a| (a.id, a.running.clone()));
             let Some((recording, running)) = found else {
+                // Nor is it to be, when it waits for that.
+                self.wait_no_more(id);
                 return Err(self.not_recording(id));
             };
             // Also when its end was asked for already: whoever asks again is told the same.
@@ -324,7 +330,7 @@ impl Control {
         self.stream(id).map_or_else(|e| e, |_| ControlError::NotRecording(id))
     }
 
-    fn queue_bytes(&self) -> usize {
+    pub(super) fn queue_bytes(&self) -> usize {
         self.inner.facts.limits.recorder_queue_bytes as usize
     }
 }

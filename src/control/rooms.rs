@@ -88,7 +88,8 @@ impl Control {
         }
         let (mut begun, mut failed) = (Vec::new(), Vec::new());
         for stream in streams {
-            match self.subscribe(&stream, preroll) {
+            let admitted = self.admit(&active, &stream, &rules, None);
+            match admitted.and_then(|()| self.subscribe(&stream, preroll)) {
                 Ok((subscriber, degraded)) => {
                     let running = self.begin(&mut active, stream.clone(), subscriber, &rules, degraded);
                     begun.push((stream, running));

@@ -1,5 +1,5 @@
 use crate::{
-    config::{NameTemplate, Policy, Problem, Rotation},
+    config::{AudioRule, NameTemplate, Policy, Problem, Rotation},
     gst::Templates,
     library::HandOn,
 };
@@ -46,6 +46,12 @@ impl Rules {
                 Err(problems)
             }
         }
+    }
+
+    /// The same with sound as it comes wherever a container can carry it.
+    pub(super) fn with_audio_as_is(&self) -> Self {
+        let policy = Policy { audio: AudioRule::Passthrough, ..(*self.policy).clone() };
+        Self { policy: Arc::new(policy), ..self.clone() }
     }
 
     /// The same with another file name template, or another rotation, and with what is to be done with the files.

@@ -24,7 +24,7 @@ pub struct NewSource {
 }
 
 /// One pulled stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     pub id: SourceId,
@@ -34,12 +34,15 @@ pub struct Source {
     pub scheme: Scheme,
     /// `ROOM/STREAM`.
     pub stream: String,
+    #[schema(value_type = String)]
     pub room_name: RoomName,
+    #[schema(value_type = String)]
     pub name: StreamName,
     pub transport: Transport,
     pub record: bool,
     pub created_at: DateTime<Utc>,
     /// Its session, once it has been connected; it goes on while the source waits.
+    #[schema(required)]
     pub media_session_id: Option<MediaSessionId>,
     /// `state`: `connecting`, with `reason` and `attempts` in a row after a failure; `live` with `since`; or `waiting` with
     /// `reason`, `attempts` and `nextTry`.

@@ -24,6 +24,8 @@ pub enum PartFiles {
         size: u64,
         /// Lower-case hex of the whole file.
         sha256: String,
+        /// Of its manifest: not of sound alone.
+        has_video: bool,
         has_poster: bool,
     },
     /// Absolute path of its `.part`, which grows, and gets another name at its end.
@@ -48,7 +50,7 @@ impl Library {
     pub async fn part_files(&self, id: &RecordingId, number: u32) -> Result<Option<PartFiles>, LibraryError> {
         const WHAT: &str = "read where a part is";
         let row = sqlx::query(
-            "SELECT p.file, p.size, p.sha256, p.poster, w.file AS part_file FROM recording r \
+            "SELECT p.file, p.size, p.sha256, p.poster, p.video, w.file AS part_file FROM recording r \
              LEFT JOIN part p ON p.recording_id = r.id AND p.number = ?2 \
              LEFT JOIN writing w ON w.recording_id = r.id AND w.number = ?2 WHERE r.id = ?1",
         )
@@ -61,7 +63,9 @@ impl Library {
         if let Some(file) = get::<Option<String>>(&row, "file")? {
             let has_poster = get::<Option<String>>(&row, "poster")?.is_some();
             let (size, sha256) = (count_of(&row, "size")?, get(&row, "sha256")?);
-            return Ok(Some(PartFiles::Finished { file: file.into(), size, sha256, has_poster }));
+            let has_video = get::<Option<String>>(&row, "video")?.is_some();
+            let file = file.into();
+            return Ok(Some(PartFiles::Finished { file, size, sha256, has_video, has_poster }));
         }
         let part: Option<String> = get(&row, "part_file")?;
         Ok(Some(part.map_or(PartFiles::Missing, |file| PartFiles::Writing(file.into()))))
@@ -141,8 +145,8 @@ mod tests {
         library.begin_part(&id, 1, &writing, recording.started_at).await.unwrap();
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(PartFiles::Writing(writing)));
         library.commit_part(&id, &part).await.unwrap();
-        let finished =
-            PartFiles::Finished { file: part.file, size: part.size, sha256: part.sha256, has_poster: false };
+        let (file, size, sha256, has_video) = (part.file, part.size, part.sha256, part.video.is_some());
+        let finished = PartFiles::Finished { file, size, sha256, has_video, has_poster: false };
         assert_eq!(library.part_files(&id, 1).await.unwrap(), Some(finished));
         assert_eq!(library.part_files(&id, 2).await.unwrap(), Some(PartFiles::Missing));
     }

@@ -33,7 +33,7 @@ pub enum ManifestError {
 }
 
 /// One finished file and whose it is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// Of the format of this file.
@@ -43,12 +43,14 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
     #[serde(flatten, serialize_with = "without_hook")]
+    #[schema(value_type = PartFields<'static>)]
     pub part: Part,
 }
 
 /// The fields of a [`Recording`] that are the same for all its parts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = RecordingIdentity)]
 pub struct Identity {
     pub id: RecordingId,
     pub room_name: String,
@@ -77,22 +79,29 @@ impl From<&Recording> for Identity {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ManifestPart)]
 struct PartFields<'a> {
     number: u32,
+    #[schema(value_type = String)]
     file: &'a Path,
     name: &'a str,
     size: u64,
     sha256: &'a str,
     started_at: DateTime<Utc>,
     duration_ms: u64,
+    #[schema(required, value_type = Option<VideoPart>)]
     video: &'a Option<VideoPart>,
+    #[schema(required, value_type = Option<AudioPart>)]
     audio: &'a Option<AudioPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     poster: &'a Option<PathBuf>,
+    #[schema(value_type = Vec<Gap>)]
     gaps: &'a [Gap],
     lost: PartLost,
+    #[schema(value_type = Vec<String>)]
     degraded: &'a [String],
 }
 

@@ -7,7 +7,9 @@ use std::{fmt, path::PathBuf};
 use uuid::Uuid;
 
 /// Identity of a recording (UUID v4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(transparent)]
 pub struct RecordingId(pub Uuid);
 
@@ -29,7 +31,7 @@ impl fmt::Display for RecordingId {
 
 /// Where a recording is in its life. It only moves forward, down this list; but one that is paused goes back to recording
 /// when it is resumed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Asked for; no frame is written yet.
@@ -82,13 +84,14 @@ impl Status {
 }
 
 /// One recording of one live stream: one or more parts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Recording {
     pub id: RecordingId,
     pub status: Status,
     /// Why it is less than what was asked for: of all its parts together.
     #[serde(default)]
+    #[schema(required)]
     pub degraded: Vec<String>,
     pub room_name: String,
     pub room_id: String,
@@ -100,6 +103,7 @@ pub struct Recording {
     /// `mp4`, `webm`, `mkv` or `ts`.
     pub container: String,
     pub started_at: DateTime<Utc>,
+    #[schema(required)]
     pub ended_at: Option<DateTime<Utc>>,
     /// Unix time of `started_at`, ms.
     pub started_at_ms: i64,
@@ -112,7 +116,9 @@ pub struct Recording {
     /// What is to be done with the finished parts and how far it is, in the order of the parts. Read from the
     /// catalog only; empty where a recording is told as it runs.
     #[serde(default)]
+    #[schema(required)]
     pub deliveries: Vec<PartDelivery>,
+    #[schema(required)]
     pub error: Option<String>,
 }
 
@@ -145,7 +151,7 @@ fn keep_newest<T>(items: &mut Vec<T>, most: usize) -> bool {
 }
 
 /// What is missing from a recording.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Lost {
     pub packets: u64,
@@ -154,12 +160,13 @@ pub struct Lost {
 }
 
 /// One finished file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Part {
     /// Counts from 1.
     pub number: u32,
     /// Absolute path.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// File name without its folder.
     pub name: String,
@@ -171,18 +178,23 @@ pub struct Part {
     pub started_at: DateTime<Utc>,
     /// Media time, ms.
     pub duration_ms: u64,
+    #[schema(required)]
     pub video: Option<VideoPart>,
+    #[schema(required)]
     pub audio: Option<AudioPart>,
     /// What the hook script did; `None` until it ran.
+    #[schema(required)]
     pub hook: Option<HookResult>,
     /// Absolute path of a still picture from it.
     #[serde(default)]
+    #[schema(required, value_type = Option<String>)]
     pub poster: Option<PathBuf>,
     /// Gaps within this file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
     /// What is missing from this file.
     #[serde(default)]
+    #[schema(required)]
     pub lost: PartLost,
     /// Why it is less than what was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -190,7 +202,7 @@ pub struct Part {
 }
 
 /// What is missing from one file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PartLost {
     /// Packets that never came.
@@ -199,33 +211,38 @@ pub struct PartLost {
     pub frames: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VideoPart {
     pub codec: String,
+    #[schema(required)]
     pub width: Option<u32>,
+    #[schema(required)]
     pub height: Option<u32>,
     pub frames: u64,
     pub keyframes: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AudioPart {
     /// Codec in the file.
     pub codec: String,
     /// Hz.
+    #[schema(required)]
     pub rate: Option<u32>,
+    #[schema(required)]
     pub channels: Option<u32>,
     /// Access units handed to the writer (before a transcoder, where one is in the way).
     pub frames: u64,
 }
 
 /// The last run of a hook script for one file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HookResult {
     /// Exit code; `None` when it was killed by a signal, ran out of time or could not be started.
+    #[schema(required)]
     pub exit: Option<i32>,
     pub attempts: u32,
     /// Last part of what it printed (stdout and stderr), and how it ended when that was not by exiting.
@@ -233,7 +250,7 @@ pub struct HookResult {
 }
 
 /// One delivery of a part or of news, to one target.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PartDelivery {
     pub kind: DeliveryKind,
@@ -272,7 +289,9 @@ impl PartDelivery {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryKind {
     /// The hook script.
@@ -299,7 +318,7 @@ impl DeliveryKind {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryState {
     /// Not tried yet.

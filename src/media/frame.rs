@@ -56,7 +56,7 @@ impl Frame {
 }
 
 /// Why media is missing, or why its timeline is not the sender's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapKind {
     /// The sender's timestamps jumped back or far ahead; the recording's timeline goes on without the jump.
@@ -74,7 +74,7 @@ pub enum GapKind {
 }
 
 /// One irregularity of a recording, as told in the manifest (`lost.gaps[]`).
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Gap {
     pub kind: GapKind,

@@ -15,7 +15,7 @@ pub use timeline::{Timeline, TimelineStep};
 pub use track::{Track, Tracks, VideoSize};
 
 /// How a stream came in. The words are those of the API and of the manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Rtmp,

@@ -87,7 +87,19 @@ pub fn split_path(path: &str) -> Result<(RoomName, StreamName), NameError> {
 }
 
 /// Identity of one publish of one stream (UUID v4): what Flashphoner's REST calls ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(transparent)]
 pub struct MediaSessionId(Uuid);
 

@@ -76,6 +76,8 @@ pub(super) struct Task {
     /// What the part written last covers.
     last_span: Span,
     last_error: Option<String>,
+    /// Why the recording is less than what was asked for: for its first part to tell.
+    degraded: Vec<String>,
     means: Means,
     /// Access units that no part holds, not yet told to the books.
     frames_lost: u64,
@@ -93,6 +95,7 @@ pub(super) struct Inputs {
     pub storage: Storage,
     pub means: Means,
     pub max_part_duration: Duration,
+    pub degraded: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -109,7 +112,7 @@ impl Task {
         books: mpsc::UnboundedSender<Entry>,
         media_ms: Arc<AtomicU64>,
     ) -> Self {
-        let Inputs { id, source, storage, means, max_part_duration } = inputs;
+        let Inputs { id, source, storage, means, max_part_duration, degraded } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
         let rotation =
             RotationRule { rotation: policy.rotation, align: policy.rotation_align, max: max_part_duration };
@@ -138,6 +141,7 @@ impl Task {
             closed_ms: 0,
             last_span: Span::default(),
             last_error: None,
+            degraded,
             means,
             frames_lost: 0,
             packets_lost: 0,

@@ -232,24 +232,3 @@ fn what_is_no_event_socket_is_answered_with_a_problem() {
         assert_eq!(plain[1].header("allow"), Some("GET"));
     });
 }
-
-#[test]
-fn an_origin_is_compared_as_browsers_write_it() {
-    for (origin, host, same) in [
-        ("http://127.0.0.1:9091", "127.0.0.1:9091", true),
-        ("http://Box.lan", "box.lan", true),
-        ("http://box.lan", "box.lan:80", true),
-        ("https://box.lan", "box.lan", true),
-        ("https://box.lan", "box.lan:443", true),
-        ("http://[::1]:9091", "[::1]:9091", true),
-        ("https://box.lan", "box.lan:80", false),
-        ("http://box.lan:9091", "box.lan", false),
-        ("http://box.lan.evil.example", "box.lan", false),
-        ("http://evil.example", "", false),
-        ("file://", "box.lan", false),
-        ("null", "box.lan", false),
-        ("", "box.lan", false),
-    ] {
-        assert_eq!(is_of_host(origin, host), same, "{origin:?} at {host:?}");
-    }
-}

@@ -1,9 +1,9 @@
-// A WHIP client (RFC 9725): one offer with all its candidates, one answer; ends by DELETE.
+// A WHIP client (RFC 9725): an offer, an answer that names the ICE servers, then the candidates; ends by DELETE.
 
 import { ApiError, problem } from "./api.js";
 
-/** Host candidates are there at once; a STUN server that is silent is not waited for. */
-const GATHER_MS = 1500;
+/** A server that is silent is not waited for longer; nothing else waits for it. */
+const GATHER_MS = 5000;
 const CONNECT_MS = 15_000;
 const CALL_MS = 10_000;
 
@@ -39,15 +39,29 @@ export class WhipSession {
       const transceiver = connection.addTransceiver(track, { direction: "sendonly", streams: [stream] });
       if (track.kind === "video" && codec) prefer(transceiver, codec);
     }
-    await connection.setLocalDescription();
-    await gathered(connection);
+    const offer = await connection.createOffer();
     const headers = { "Content-Type": "application/sdp" };
-    const answer = await reach(url, { method: "POST", headers, body: connection.localDescription.sdp });
+    const answer = await reach(url, { method: "POST", headers, body: offer.sdp });
     if (answer.status !== 201) throw await problem(answer);
     this.#resource = new URL(answer.headers.get("Location"), answer.url).href;
     if (this.#stopped) return this.#end();
+    // The answer names the servers that candidates are gathered by, so they are gathered now only (RFC 9725 §4.6).
+    const iceServers = linkedIceServers(answer.headers.get("Link") ?? "");
+    if (iceServers.length > 0) connection.setConfiguration({ iceServers });
+    await connection.setLocalDescription(offer);
     await connection.setRemoteDescription({ type: "answer", sdp: await answer.text() });
+    this.#trickle(answer.headers.get("ETag"));
     await connected(connection);
+  }
+
+  /** Tells our candidates. Where they do not arrive, reeld still learns from the checks where these come from. */
+  async #trickle(etag) {
+    await gathered(this.#connection);
+    const resource = this.#resource;
+    const fragment = candidates(this.#connection.localDescription?.sdp ?? "");
+    if (!resource || this.#stopped || fragment === null) return;
+    const headers = { "Content-Type": "application/trickle-ice-sdpfrag", "If-Match": etag ?? "*" };
+    await reach(resource, { method: "PATCH", headers, body: fragment }).catch(() => {});
   }
 
   /** What is sent now: `{ bitrate, width, height, fps }`; bits per second since the last call. */
@@ -80,6 +94,31 @@ export class WhipSession {
   abandon() {
     if (this.#resource) fetch(this.#resource, { method: "DELETE", keepalive: true }).catch(() => {});
   }
+}
+
+/** `Link: <turn:HOST>; rel="ice-server"; username="…"; credential="…"`, any number of them, as RTCIceServer. */
+export function linkedIceServers(header) {
+  const servers = [];
+  for (const [, urls, parameters] of header.matchAll(/<([^>]*)>((?:[^,"]|"(?:[^"\\]|\\.)*")*)/g)) {
+    const given = new Map();
+    for (const [, key, quoted, plain] of parameters.matchAll(/;\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+))/g)) {
+      given.set(key.toLowerCase(), quoted === undefined ? plain : quoted.replace(/\\(.)/g, "$1"));
+    }
+    if (given.get("rel") !== "ice-server" || !/^(stuns?|turns?):/i.test(urls)) continue;
+    const [username, credential] = [given.get("username"), given.get("credential")];
+    servers.push(username === undefined ? { urls } : { urls, username, credential });
+  }
+  return servers;
+}
+
+/** The candidates of a description as a fragment (RFC 8840 §9), or null when it has none. All tracks share one transport. */
+function candidates(sdp) {
+  const lines = sdp.split(/\r?\n/);
+  const first = (start) => lines.find((line) => line.startsWith(start));
+  const own = [...new Set(lines.filter((line) => line.startsWith("a=candidate:")))];
+  const head = ["a=ice-ufrag:", "a=ice-pwd:", "m=", "a=mid:"].map(first);
+  if (own.length === 0 || head.includes(undefined)) return null;
+  return [...head, ...own, "a=end-of-candidates", ""].join("\r\n");
 }
 
 async function reach(url, init) {

@@ -14,20 +14,24 @@ use std::path::PathBuf;
 const MAX_TOLD: usize = 50;
 
 /// One change of state.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 pub enum Event {
+    #[schema(rename_all = "camelCase")]
     Session {
         #[serde(rename = "type")]
         what: SessionChange,
+        #[schema(value_type = Session)]
         session: Box<Session>,
-        /// Of [`SessionChange::Ended`].
+        /// Of `session.ended`.
         #[serde(skip_serializing_if = "Option::is_none")]
         cause: Option<Cause>,
     },
+    #[schema(rename_all = "camelCase")]
     Recording {
         #[serde(rename = "type")]
         what: RecordingChange,
+        #[schema(value_type = Recording)]
         recording: Box<Recording>,
         /// Number of the part that has begun, is whole, or has got its poster.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,12 +40,21 @@ pub enum Event {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         partial: bool,
     },
+    /// The policy wants a stream recorded, and that has to wait.
+    Refused {
+        #[serde(rename = "type")]
+        what: RecordingRefused,
+        session: Box<Session>,
+        reason: String,
+    },
     /// Nobody finds it any more.
+    #[schema(rename_all = "camelCase")]
     Deleted {
         #[serde(rename = "type")]
         what: Deletion,
         recording_id: RecordingId,
     },
+    #[schema(rename_all = "camelCase")]
     Delivery {
         #[serde(rename = "type")]
         what: DeliveryOutcome,
@@ -69,6 +82,7 @@ pub enum Event {
     Config {
         #[serde(rename = "type")]
         what: ConfigOutcome,
+        #[schema(value_type = String)]
         file: PathBuf,
         /// `file:line: what`, a line each.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +90,7 @@ pub enum Event {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub enum SessionChange {
     /// It is publishing: its tracks are known.
     #[serde(rename = "session.started")]
@@ -88,7 +102,7 @@ pub enum SessionChange {
     Ended,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub enum RecordingChange {
     /// It was asked for.
     #[serde(rename = "recording.starting")]
@@ -121,13 +135,19 @@ pub enum RecordingChange {
     Updated,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub enum RecordingRefused {
+    #[serde(rename = "recording.refused")]
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub enum Deletion {
     #[serde(rename = "recording.deleted")]
     Deleted,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub enum DeliveryOutcome {
     #[serde(rename = "delivery.done")]
     Done,
@@ -135,7 +155,7 @@ pub enum DeliveryOutcome {
     Failed,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub enum DiskMark {
     #[serde(rename = "disk.enough")]
     Enough,
@@ -145,7 +165,7 @@ pub enum DiskMark {
     Full,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub enum ConfigOutcome {
     #[serde(rename = "config.reloaded")]
     Reloaded,
@@ -155,7 +175,7 @@ pub enum ConfigOutcome {
 }
 
 /// Why a session ended, in the words of eyeson's stream recording client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Cause {
     /// The connection broke, or the publisher broke the protocol.

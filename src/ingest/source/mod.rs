@@ -21,6 +21,10 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use std::{fmt, future::Future, io, time::Duration};
+use utoipa::{
+    PartialSchema,
+    openapi::{RefOr, Schema},
+};
 use uuid::Uuid;
 
 /// One protocol's way to fetch one source. It is kept for all connections of the source and owns what must live across
@@ -58,7 +62,7 @@ pub enum PullError {
     #[error("the source closed the connection")]
     Closed,
     #[error(transparent)]
-    Name(#[from] HubError),
+    Hub(#[from] HubError),
     /// The protocol's own words.
     #[error("{0}")]
     Protocol(String),
@@ -78,7 +82,7 @@ pub struct SourceLimits {
     pub rules: SourceRules,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, utoipa::ToSchema)]
 #[serde(transparent)]
 pub struct SourceId(Uuid);
 
@@ -99,16 +103,18 @@ impl fmt::Display for SourceId {
 }
 
 /// How far a source is.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum SourceState {
     /// The first connection, or another one after `failure`.
     Connecting {
         #[serde(flatten)]
+        #[schema(schema_with = maybe_failure)]
         failure: Option<Failure>,
     },
     /// Media arrives.
     Live { since: DateTime<Utc> },
+    #[schema(rename_all = "camelCase")]
     Waiting {
         #[serde(flatten)]
         failure: Failure,
@@ -116,8 +122,18 @@ pub enum SourceState {
     },
 }
 
+/// How a [`Failure`] that may be missing is described: flattened, it is its fields or nothing.
+fn maybe_failure() -> RefOr<Schema> {
+    let mut schema = Failure::schema();
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        object.required.clear();
+    }
+    schema
+}
+
 /// The last connection failed or ended for `reason`; `attempts` of them in a row.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = SourceFailure)]
 pub struct Failure {
     pub reason: String,
     pub attempts: u32,

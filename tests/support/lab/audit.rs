@@ -144,7 +144,8 @@ fn strangers(house: &House, known: &HashSet<PathBuf>) -> Vec<String> {
         let real = fs::canonicalize(&file).unwrap_or(file);
         let extension = real.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let is_ours = match extension {
-            "json" | "jpg" => known.contains(&real.with_extension("")),
+            // A poster is made while others are recorded; `.temp` is its name, and then the manifest's, until it is whole.
+            "json" | "jpg" | "temp" => known.contains(&real.with_extension("")),
             other if MEDIA.contains(&other) => known.contains(&real),
             "part" => holds_nothing(&real),
             _ => false,
