@@ -63,6 +63,8 @@ impl Client {
             Some(text) => parse_server(text)?,
             None => configured_server(config)?,
         };
+        // reqwest asks for it also where only http is spoken; one that is installed already stays.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         // The daemon is addressed as such: a proxy meant for the web has no part in it.
         let http = reqwest::Client::builder()
             .no_proxy()

@@ -2,7 +2,8 @@
 
 use super::{worker::LONGEST_SLEEP, *};
 use crate::library::{
-    DeliveredPart, Delivery, HookJob, HookResult, Job, Recording, RecordingId, Status,
+    DeliveredPart, Delivery, HandOn, HookJob, HookResult, Job, LetterFilter, LetterState, Recording,
+    RecordingId, Status,
     testing::{self, library, part},
 };
 use chrono::{DateTime, Utc};
@@ -340,4 +341,30 @@ async fn no_more_scripts_run_at_once_than_are_allowed() {
         Some(*n)
     });
     assert_eq!(running.max(), Some(2));
+}
+
+/// The workers of other kinds slept on: news of a dead hook came a minute late.
+#[tokio::test]
+async fn webhooks_are_told_at_once_of_a_hook_that_is_given_up() {
+    let (dir, library) = library().await;
+    let mut settings = settings(&dir);
+    settings.retry.give_up_after = Duration::from_millis(1);
+    let recording = testing::recording(0);
+    let hand_on = HandOn {
+        webhooks: vec!["http://127.0.0.1:1/".into()],
+        ..testing::hooked(script(&dir, "#!/bin/sh\nexit 7\n"))
+    };
+    library.begin(&recording, &hand_on).await.unwrap();
+    let deliveries = Deliveries::start(library.clone(), settings, |_| {});
+    library.commit_part(&recording.id, &part(1)).await.unwrap();
+    let begun = Instant::now();
+    deliveries.waker().wake();
+    until("the news to be tried", async || {
+        let all = LetterFilter { limit: 100, ..LetterFilter::default() };
+        let letters = library.letters(&all).await.unwrap().items;
+        let news = letters.iter().find(|l| l.event.as_deref() == Some("delivery.failed"))?;
+        (news.state != LetterState::Pending).then_some(())
+    })
+    .await;
+    assert!(begun.elapsed() < LONGEST_SLEEP / 2);
 }
