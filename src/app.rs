@@ -7,7 +7,7 @@ mod ways_in;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
-    control::{Addresses, Control, Event, Events, Facts},
+    control::{Addresses, Control, Event, Events, Facts, Monitor, MonitorSettings, is_overloaded},
     deliver::{Deliveries, HookSettings},
     gst,
     hub::{Hub, PrerollRule, Publishing, QueueRule},
@@ -75,6 +75,7 @@ pub struct App {
     posters: Posters,
     ways_in: WaysIn,
     control: Control,
+    monitor: Monitor,
     events: Events,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -167,6 +168,7 @@ impl App {
             let told = told.clone();
             async move { told.poster_made(of.recording, of.number).await }
         });
+        let monitor = Monitor::start(control.clone(), monitor_settings(&config))?;
         tokio::spawn(record_by_policy(control.clone(), publishing));
         let (reload, paths) = (control.clone(), config.clone());
         tokio::spawn(async move {
@@ -177,7 +179,7 @@ impl App {
 
         ways_in.serve(listeners, &config);
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals, syncs);
+        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals, syncs, monitor.stats());
         let routes =
             crate::api::routes(control.clone(), events.clone(), ways_in.whip.clone(), metrics.into_text());
         let http =
@@ -194,6 +196,7 @@ impl App {
             posters,
             ways_in,
             control,
+            monitor,
             events,
             http_stop,
             http,
@@ -209,6 +212,8 @@ impl App {
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         self.control.going_down();
         let left = || deadline.saturating_duration_since(Instant::now());
+        // What ends now stops sending, and that is no trouble.
+        drop(self.monitor);
         self.ways_in.stop(left().min(PUBLISHERS_LIMIT)).await;
         let finished = self.control.shut_down(left()).await;
         if !finished {
@@ -257,6 +262,11 @@ fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Fac
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
     }
+}
+
+fn monitor_settings(config: &DaemonConfig) -> MonitorSettings {
+    let config::MonitorLimits { interval, key_frame_timeout } = config.monitor;
+    MonitorSettings { interval, key_frame_timeout, busy: Box::new(is_overloaded) }
 }
 
 fn lines(problems: &[Problem]) -> String {

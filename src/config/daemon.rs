@@ -1,5 +1,6 @@
 //! `reeld.toml`: where the daemon listens, where it keeps things, and its limits.
 
+use super::monitor::{self, MonitorLimits};
 use super::toml_keys::{Known, Settings, count, duration, size, text};
 use super::ways_in::{self, SOURCE_KEYS, SourceConfig, SourceRules, TLS_KEYS, Tls, WEBRTC_KEYS, Webrtc};
 use super::{Loaded, Problem, outcome, quoted, read_file};
@@ -35,6 +36,8 @@ const KNOWN: &Known = &[
             "preroll_memory",
             "max_part_duration",
             "allow_sources",
+            "monitor_interval",
+            "key_frame_timeout",
         ],
     ),
 ];
@@ -64,6 +67,7 @@ pub struct DaemonConfig {
     /// Streams that are pulled from the start on.
     pub sources: Vec<SourceConfig>,
     pub allow_sources: SourceRules,
+    pub monitor: MonitorLimits,
     /// How often what is being written is synced to the disk; zero: after each fragment.
     pub sync_interval: Duration,
 }
@@ -210,6 +214,7 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         tls: ways_in::tls(settings, base),
         sources: ways_in::sources(settings, &allow_sources),
         allow_sources,
+        monitor: monitor::monitor(settings),
         sync_interval: settings
             .get("storage", "sync_interval", SYNC_INTERVAL, |v| duration(v, Duration::ZERO..=10 * MINUTE)),
     }

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod formats;
+mod monitor;
 mod name_template;
 mod policy;
 mod properties;
@@ -14,6 +15,7 @@ mod ways_in;
 
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
 pub use formats::{Container, FormatError, RecordFormats};
+pub use monitor::MonitorLimits;
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
 pub use rotation::{Rotation, RotationAlign, parse_seconds};

@@ -4,6 +4,7 @@ mod active;
 mod disk;
 mod events;
 mod files;
+mod monitor;
 mod objects;
 pub mod record_once;
 mod recording;
@@ -22,6 +23,7 @@ pub use events::{
     RecordingChange, SessionChange, Told, WatchEnd,
 };
 pub use files::{Media, Resource, read_aside};
+pub use monitor::{CPU_SHARE, Monitor, MonitorSettings, MonitorStats, is_overloaded};
 pub use objects::*;
 pub use rooms::{RoomFailure, RoomOutcome, RoomRecording};
 pub use rules::Rules;
@@ -316,6 +318,11 @@ impl Control {
         }
     }
 
+    /// Every recording under way.
+    fn watched(&self) -> Vec<Running> {
+        self.active().iter().map(|a| a.running.clone()).collect()
+    }
+
     fn is_shutting_down(&self) -> bool {
         self.inner.shutting_down.load(Ordering::SeqCst)
     }
@@ -331,6 +338,7 @@ fn freshen(active: &Actives<Running>, recording: &mut Recording) {
         let progress = now.running.progress().recording;
         recording.duration_ms = now.running.media_ms();
         (recording.status, recording.lost) = (progress.status, progress.lost);
+        (recording.health, recording.degraded) = (progress.health, progress.degraded);
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     ring::GopRing,
     wall::WallClock,
 };
-use crate::media::{Frame, MediaKind, MediaSessionId, Protocol, RoomName, StreamName, Tracks};
+use crate::media::{Frame, MediaKind, MediaSessionId, Protocol, RoomName, StreamName, Track, Tracks};
 use chrono::{DateTime, Utc};
 use std::{
     collections::VecDeque,
@@ -169,6 +169,11 @@ impl Stream {
         let mut state = self.live()?;
         let first = VecDeque::from([Item::Tracks(state.tracks.clone())]);
         Some(state.subscriber(max_bytes, first))
+    }
+
+    /// The newest key frame of video, shared, and the track that it belongs to. `None`: there is none, or it is not kept.
+    pub fn key_frame(&self) -> Option<(Track, Frame)> {
+        self.live()?.ring.key_frame()
     }
 
     /// Media time of what its ring can give up; `None` when there is nothing. Takes no lock.

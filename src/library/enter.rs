@@ -1,14 +1,14 @@
 //! Finished files that the catalog does not know, entered from their manifests.
 
 use super::{
-    HookJob, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
-    Storage,
+    Health, HookJob, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId,
+    Status, Storage,
     catalog::{
         from_json, get, id_of, insert_part, insert_recording, path_text, recording_of, time_of, to_json,
         to_sql,
     },
     files::poster_of,
-    outbox, sql,
+    health, outbox, sql,
     storage::{io_error, measure, rename_new},
 };
 use crate::media::{Gap, GapKind};
@@ -32,6 +32,8 @@ pub(super) const MAX_TOLD: usize = 20;
 pub(super) struct Found {
     pub identity: Identity,
     pub part: Part,
+    /// Of its recording, while it was written.
+    pub health: Vec<Health>,
     pub recovered: bool,
     pub hook: bool,
 }
@@ -132,6 +134,7 @@ impl Library {
                 Entry::Other => entered.left.push(found.part.file),
                 Entry::New => {
                     insert_part(&mut tx, &id, &found.part, WHAT).await?;
+                    health::add(&mut tx, &id, &found.health, WHAT).await?;
                     entered.parts += 1;
                     grown.insert(id);
                     if let Some(job) = hook.filter(|_| found.hook) {
@@ -215,6 +218,7 @@ fn of_manifest(identity: &Identity, recovered: bool) -> Recording {
         id: identity.id,
         status: if recovered { Status::Recovered } else { Status::Completed },
         degraded: Vec::new(),
+        health: Vec::new(),
         room_name: identity.room_name,
         room_id: identity.room_id,
         stream_name: identity.stream_name,
@@ -312,7 +316,7 @@ fn read_manifests(folder: &Path, names: &[String], any_size: bool) -> Vec<(Strin
 /// The path is the one beside the manifest, whatever the manifest says.
 fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, String> {
     let file = folder.join(name);
-    let Manifest { recording, recovered, mut part, .. } =
+    let Manifest { recording, recovered, health, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;
     let size = fs::symlink_metadata(&file).map_err(|e| e.to_string())?.len();
     if size != part.size {
@@ -325,7 +329,7 @@ fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, Str
     part.poster = Some(poster_of(&file)).filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_file()));
     part.file = file;
     part.hook = None;
-    Ok(Found { identity: recording, part, recovered, hook: true })
+    Ok(Found { identity: recording, part, health, recovered, hook: true })
 }
 
 fn under_its_name(name: String, found: Found) -> Found {
@@ -362,7 +366,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
         // It has its name by now.
         return read_manifest(storage.folder(), name, false).map(Some);
     }
-    let Manifest { recording, recovered, mut part, .. } =
+    let Manifest { recording, recovered, health, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;
     let has_it = |at: &String| {
         let path = storage.folder().join(at);
@@ -378,7 +382,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     part.file = file;
     part.hook = None;
     part.poster = None;
-    Ok(Some(Found { identity: recording, part, recovered, hook: true }))
+    Ok(Some(Found { identity: recording, part, health, recovered, hook: true }))
 }
 
 #[cfg(test)]

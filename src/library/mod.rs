@@ -9,6 +9,7 @@ mod catalog;
 mod delete;
 mod enter;
 mod files;
+mod health;
 mod list;
 mod manifest;
 mod objects;
@@ -24,6 +25,7 @@ pub(crate) mod testing;
 mod verify;
 
 pub use files::{PartFiles, poster_of};
+pub use health::{Health, HealthNews};
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
 pub use objects::{

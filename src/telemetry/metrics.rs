@@ -1,6 +1,6 @@
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
@@ -18,7 +18,16 @@ struct Number {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    read: Read,
+    read: Value,
+}
+
+enum Value {
+    One(Read),
+    /// One for each value of a label.
+    Each {
+        label: &'static str,
+        of: Vec<(&'static str, Read)>,
+    },
 }
 
 impl Metrics {
@@ -29,7 +38,7 @@ impl Metrics {
         help: &'static str,
         read: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
-        self.numbers.push(Number { name, help, kind: MetricType::Counter, read: Box::new(read) });
+        self.numbers.push(Number { name, help, kind: MetricType::Counter, read: Value::One(Box::new(read)) });
     }
 
     /// A number that goes up and down.
@@ -39,7 +48,20 @@ impl Metrics {
         help: &'static str,
         read: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
-        self.numbers.push(Number { name, help, kind: MetricType::Gauge, read: Box::new(read) });
+        self.numbers.push(Number { name, help, kind: MetricType::Gauge, read: Value::One(Box::new(read)) });
+    }
+
+    /// A number that goes up and down, for each value of `label`.
+    pub fn gauges<R: Fn() -> u64 + Send + Sync + 'static>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        of: impl IntoIterator<Item = (&'static str, R)>,
+    ) {
+        let of = of.into_iter().map(|(value, read)| (value, Box::new(read) as Read)).collect();
+        let read = Value::Each { label, of };
+        self.numbers.push(Number { name, help, kind: MetricType::Gauge, read });
     }
 
     /// A function that gives the OpenMetrics text.
@@ -65,14 +87,24 @@ impl fmt::Debug for Metrics {
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for number in &self.numbers {
-            let value = (number.read)();
-            let metric = encoder.encode_descriptor(number.name, number.help, None, number.kind)?;
-            match number.kind {
-                MetricType::Counter => ConstCounter::new(value).encode(metric)?,
-                _ => ConstGauge::new(value).encode(metric)?,
+            let mut metric = encoder.encode_descriptor(number.name, number.help, None, number.kind)?;
+            match &number.read {
+                Value::One(read) => encode_number(number.kind, read(), metric)?,
+                Value::Each { label, of } => {
+                    for (value, read) in of {
+                        encode_number(number.kind, read(), metric.encode_family(&[(*label, *value)])?)?;
+                    }
+                }
             }
         }
         Ok(())
+    }
+}
+
+fn encode_number(kind: MetricType, value: u64, metric: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+    match kind {
+        MetricType::Counter => ConstCounter::new(value).encode(metric),
+        _ => ConstGauge::new(value).encode(metric),
     }
 }
 
@@ -88,10 +120,13 @@ mod tests {
         let mut metrics = Metrics::default();
         metrics.counter("frames", "Access units received.", move || read.load(Ordering::Relaxed));
         metrics.gauge("sessions", "Live streams.", || 3);
+        metrics.gauges("degraded", "By reason.", "reason", [("black", || 2), ("silent", || 2)]);
         let text = metrics.into_text();
         value.store(7, Ordering::Relaxed);
         let text = text();
         assert!(text.contains("reeld_frames_total 7\n"), "{text}");
+        let each = "# TYPE reeld_degraded gauge\nreeld_degraded{reason=\"black\"} 2\nreeld_degraded{reason=\"silent\"} 2\n";
+        assert!(text.contains(each), "{text}");
         assert!(
             text.contains("# TYPE reeld_sessions gauge\n") && text.contains("reeld_sessions 3\n"),
             "{text}"

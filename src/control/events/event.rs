@@ -10,9 +10,10 @@ use crate::{
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Parts and gaps of a recording that are told with it: the newest. A GET has all.
+/// Parts, gaps and troubles of a recording that are told with it: the newest. A GET has all.
 const MAX_PARTS: usize = 50;
 const MAX_GAPS: usize = 50;
+const MAX_HEALTH: usize = 50;
 
 /// One change of state.
 #[derive(Clone, Debug, Serialize)]
@@ -33,7 +34,7 @@ pub enum Event {
         /// Number of the part that has begun, is whole, or has got its poster.
         #[serde(skip_serializing_if = "Option::is_none")]
         part: Option<u32>,
-        /// It has more parts or gaps than are told here.
+        /// It has more parts, gaps or troubles than are told here.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         partial: bool,
     },
@@ -111,7 +112,10 @@ pub enum RecordingChange {
     /// A reason was added to `degraded`.
     #[serde(rename = "recording.degraded")]
     Degraded,
-    /// A part has got its poster.
+    /// What was wrong with it while it runs is over (`health`), all of it.
+    #[serde(rename = "recording.healthy")]
+    Healthy,
+    /// A part has got its poster, or something that was wrong with it is over while something else still is.
     #[serde(rename = "recording.updated")]
     Updated,
 }
@@ -184,6 +188,7 @@ impl Event {
         let mut partial = keep_newest(&mut recording.parts, MAX_PARTS);
         partial |= keep_newest(&mut recording.deliveries, MAX_PARTS);
         partial |= keep_newest(&mut recording.lost.gaps, MAX_GAPS);
+        partial |= keep_newest(&mut recording.health, MAX_HEALTH);
         for part in &mut recording.parts {
             partial |= keep_newest(&mut part.gaps, MAX_GAPS);
         }
