@@ -27,8 +27,8 @@ pub(super) fn monitor(settings: &mut Settings) -> MonitorLimits {
         match read {
             Duration::ZERO => Ok(read),
             read if read < SECOND => {
-                Err("looking more often than once a second is not possible; write 1s or more, or 0 for off"
-                    .into())
+                Err("looking more often than once a second is not possible; write \"1s\" or more, or \"0s\" for off"
+                .into())
             }
             read => Ok(read),
         }

@@ -46,7 +46,7 @@ impl From<gst::glib::BoolError> for LookError {
     }
 }
 
-/// A picture's brightness at 96 by 54 points, 0 to 255.
+/// A picture's brightness at 96 by 54 points, 0 to 255, as it is encoded: black is 16 in video of the narrow range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
     grey: Box<[u8]>,
@@ -209,3 +209,6 @@ fn package(codec: Codec) -> &'static str {
         Codec::Mp3 | Codec::Pcma | Codec::Pcmu => "gstreamer1.0-plugins-good",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,12 +120,13 @@ mod tests {
         let mut metrics = Metrics::default();
         metrics.counter("frames", "Access units received.", move || read.load(Ordering::Relaxed));
         metrics.gauge("sessions", "Live streams.", || 3);
-        metrics.gauges("degraded", "By reason.", "reason", [("black", || 2), ("silent", || 2)]);
+        let by_reason = [("black", 2), ("silent", 5)].map(|(reason, count)| (reason, move || count));
+        metrics.gauges("degraded", "By reason.", "reason", by_reason);
         let text = metrics.into_text();
         value.store(7, Ordering::Relaxed);
         let text = text();
         assert!(text.contains("reeld_frames_total 7\n"), "{text}");
-        let each = "# TYPE reeld_degraded gauge\nreeld_degraded{reason=\"black\"} 2\nreeld_degraded{reason=\"silent\"} 2\n";
+        let each = "# TYPE reeld_degraded gauge\nreeld_degraded{reason=\"black\"} 2\nreeld_degraded{reason=\"silent\"} 5\n";
         assert!(text.contains(each), "{text}");
         assert!(
             text.contains("# TYPE reeld_sessions gauge\n") && text.contains("reeld_sessions 3\n"),

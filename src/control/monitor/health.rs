@@ -11,19 +11,20 @@ const STALL: Duration = Duration::from_secs(5);
 /// Below, a busy machine would be told.
 const SHORTEST_STALL: Duration = Duration::from_secs(2);
 
-/// Brightness (of 256) of a picture that is black: mean, and of its brightest points. Video of the narrow range has black
-/// at 16; that is 0 once it is grey.
-const BLACK_MEAN: f64 = 12.0;
+/// Brightness (of 256) of a picture that is black: mean, and of its brightest points. Video of the usual, narrow range has
+/// black at 16.
+const BLACK_MEAN: f64 = 24.0;
 const BLACK_BRIGHTEST: u8 = 40;
 /// And of one that is not, again.
-const SEEN_MEAN: f64 = 16.0;
+const SEEN_MEAN: f64 = 28.0;
 const SEEN_BRIGHTEST: u8 = 56;
 /// Two pictures show the same: mean and largest difference of their brightness. Encoders write one picture twice with
 /// differences like these, and the noise of a sensor is above them.
-pub(super) const SAME_MEAN: f64 = 0.15;
-pub(super) const SAME_MOST: u8 = 6;
+const SAME_MEAN: f64 = 0.02;
+const SAME_MOST: u8 = 3;
 /// And not the same again.
-const OTHER_MEAN: f64 = 0.25;
+const OTHER_MEAN: f64 = 0.05;
+const OTHER_MOST: u8 = 4;
 /// Loudness of silence, and of what is not silence again, dBFS.
 const SILENT_DB: f64 = -60.0;
 const HEARD_DB: f64 = -55.0;
@@ -235,8 +236,7 @@ impl Health {
         }
 
         // Pictures go on without one; or nothing is written, because it is waited for.
-        let pictures =
-            flows.video.as_ref().map(|video| if video.count == 0 { &flows.arrived } else { video });
+        let pictures = flows.video.as_ref().map(|video| if data.count == 0 { &flows.arrived } else { video });
         let missed = pictures.is_some_and(|pictures| keys.stopped_beside(pictures, now, key_frame));
         let came = (keys.idle(now) < key_frame).then_some(keys.grew_at);
         let over = if pictures.is_some() { came } else { Some(now) };
@@ -257,7 +257,7 @@ impl Health {
         self.mark(Black, blacks.then_some(self.black.since), seen.then_some(now), &mut changes);
 
         let same = |(mean, most): (f64, u8)| mean <= SAME_MEAN && most <= SAME_MOST;
-        let other = |(mean, most): (f64, u8)| mean > OTHER_MEAN || most > SAME_MOST;
+        let other = |(mean, most): (f64, u8)| mean > OTHER_MEAN || most > OTHER_MOST;
         // A black picture is told as that.
         let frozen = !black && look.difference.is_some_and(same);
         let moves = black || look.difference.is_some_and(other);

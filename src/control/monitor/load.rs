@@ -1,7 +1,7 @@
 //! Whether the machine has more to do than it can.
 
 /// Threads that want to run, of each processor, averaged over a minute.
-const MOST_WAITING: f64 = 4.0;
+const MOST_WAITING: f64 = 10.0;
 
 /// False where the kernel does not tell.
 pub fn is_overloaded() -> bool {

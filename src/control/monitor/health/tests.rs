@@ -146,12 +146,12 @@ fn how_long_is_waited_follows_the_interval() {
 
 const BRIGHT: Look = Look { mean: 90.0, brightest: 220, difference: Some((20.0, 120)) };
 const NOISE: Look = Look { difference: Some((0.6, 9)), ..BRIGHT };
-const BETWEEN: Look = Look { difference: Some((0.2, 4)), ..BRIGHT };
+const BETWEEN: Look = Look { difference: Some((0.03, 4)), ..BRIGHT };
 const STILL: Look = Look { difference: Some((0.0, 0)), ..BRIGHT };
-const DARK: Look = Look { mean: 1.0, brightest: 4, difference: Some((0.0, 0)) };
-const DUSK: Look = Look { mean: 14.0, brightest: 48, difference: Some((0.5, 8)) };
+const DARK: Look = Look { mean: 16.2, brightest: 18, difference: Some((0.0, 0)) };
+const DUSK: Look = Look { mean: 26.0, brightest: 48, difference: Some((0.5, 8)) };
 /// A dark stage with one lamp.
-const LAMP: Look = Look { mean: 8.0, brightest: 200, difference: Some((0.5, 8)) };
+const LAMP: Look = Look { mean: 20.0, brightest: 200, difference: Some((0.5, 8)) };
 
 #[test]
 fn pictures_are_told_after_two_looks() {
