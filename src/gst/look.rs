@@ -73,6 +73,13 @@ impl Picture {
         sorted.get(sorted.len() * 99 / 100).copied().unwrap_or(0)
     }
 
+    /// Standard deviation of the brightness.
+    pub fn contrast(&self) -> f64 {
+        let mean = self.mean();
+        let squares: f64 = self.grey.iter().map(|p| (f64::from(*p) - mean).powi(2)).sum();
+        (squares / self.grey.len().max(1) as f64).sqrt()
+    }
+
     pub fn difference(&self, other: &Picture) -> Difference {
         let apart = || self.grey.iter().zip(&other.grey).map(|(a, b)| a.abs_diff(*b));
         let sum: u64 = apart().map(u64::from).sum();

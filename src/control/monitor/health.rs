@@ -25,6 +25,9 @@ const SAME_MOST: u8 = 3;
 /// And not the same again.
 const OTHER_MEAN: f64 = 0.05;
 const OTHER_MOST: u8 = 4;
+/// A picture with less contrast than this has no noise that an encoder would keep: only one that is the same to the bit is
+/// one that stands still.
+const PLAIN_CONTRAST: f64 = 8.0;
 /// Loudness of silence, and of what is not silence again, dBFS.
 const SILENT_DB: f64 = -60.0;
 const HEARD_DB: f64 = -55.0;
@@ -56,6 +59,8 @@ pub(super) struct Seen {
     pub sounds: u64,
     /// Access units that came from the publisher until now.
     pub arrived: u64,
+    /// And pictures of these.
+    pub arrived_pictures: u64,
     /// The stream has such a track.
     pub has_video: bool,
     pub has_audio: bool,
@@ -66,6 +71,8 @@ pub(super) struct Seen {
 pub(super) struct Look {
     pub mean: f64,
     pub brightest: u8,
+    /// Standard deviation of its brightness.
+    pub contrast: f64,
     /// From the picture before: mean and largest. `None`: there is none to compare it with.
     pub difference: Option<(f64, u8)>,
 }
@@ -93,6 +100,7 @@ pub(super) struct Health {
 #[derive(Clone, Copy)]
 struct Flows {
     arrived: Flow,
+    arrived_pictures: Flow,
     data: Flow,
     key_frames: Flow,
     video: Option<Flow>,
@@ -192,6 +200,7 @@ impl Health {
         let stall = self.times.stall;
         let begin = || Flows {
             arrived: Flow::new(seen.arrived, now),
+            arrived_pictures: Flow::new(seen.arrived_pictures, now),
             data: Flow::new(seen.bytes, now),
             key_frames: Flow::new(seen.key_frames, now),
             video: None,
@@ -199,6 +208,7 @@ impl Health {
         };
         let mut flows = self.flows.unwrap_or_else(begin);
         flows.arrived.see(seen.arrived, now, stall);
+        flows.arrived_pictures.see(seen.arrived_pictures, now, stall);
         flows.data.see(seen.bytes, now, stall);
         flows.key_frames.see(seen.key_frames, now, stall);
         for (flow, has, count) in [
@@ -225,18 +235,26 @@ impl Health {
         let no_data = data.idle(now) >= stall;
         self.mark(NoData, no_data.then_some(data.grew_at), data.steady(now, stall), changes);
 
+        // A file begins with a key frame: until then sound waits, and what arrives tells what is missing.
+        let waits = data.count == 0;
         for (reason, flow) in [(NoVideo, &flows.video), (NoAudio, &flows.audio)] {
             // Without the track nothing is missing.
             let Some(flow) = flow else {
                 self.mark(reason, None, Some(now), changes);
                 continue;
             };
-            let stopped = !no_data && flow.stopped_beside(data, now, stall);
-            self.mark(reason, stopped.then_some(flow.grew_at), flow.steady(now, stall), changes);
+            let (stopped, since) = match waits {
+                true => {
+                    let pictures = &flows.arrived_pictures;
+                    let stopped = pictures.stopped_beside(&flows.arrived, now, stall);
+                    (reason == NoVideo && stopped, pictures.grew_at)
+                }
+                false => (!no_data && flow.stopped_beside(data, now, stall), flow.grew_at),
+            };
+            self.mark(reason, stopped.then_some(since), flow.steady(now, stall), changes);
         }
 
-        // Pictures go on without one; or nothing is written, because it is waited for.
-        let pictures = flows.video.as_ref().map(|video| if data.count == 0 { &flows.arrived } else { video });
+        let pictures = flows.video.as_ref().map(|video| if waits { &flows.arrived_pictures } else { video });
         let missed = pictures.is_some_and(|pictures| keys.stopped_beside(pictures, now, key_frame));
         let came = (keys.idle(now) < key_frame).then_some(keys.grew_at);
         let over = if pictures.is_some() { came } else { Some(now) };
@@ -256,7 +274,8 @@ impl Health {
         }
         self.mark(Black, blacks.then_some(self.black.since), seen.then_some(now), &mut changes);
 
-        let same = |(mean, most): (f64, u8)| mean <= SAME_MEAN && most <= SAME_MOST;
+        let plain = look.contrast < PLAIN_CONTRAST;
+        let same = |(mean, most): (f64, u8)| most == 0 || (!plain && mean <= SAME_MEAN && most <= SAME_MOST);
         let other = |(mean, most): (f64, u8)| mean > OTHER_MEAN || most > OTHER_MOST;
         // A black picture is told as that.
         let frozen = !black && look.difference.is_some_and(same);

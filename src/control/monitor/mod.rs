@@ -144,8 +144,10 @@ impl Watch {
         let mut due = Vec::new();
         for (id, watched) in &mut self.watched {
             let is_running = watched.see(now);
-            if is_running && !self.settings.interval.is_zero() {
+            if is_running {
                 watched.ask_for_key(self.settings.interval, self.settings.key_frame_timeout, now);
+            }
+            if is_running && !self.settings.interval.is_zero() {
                 due.extend(watched.due(now).map(|since| (since, *id)));
             }
         }
@@ -239,6 +241,7 @@ impl Watched {
                     key_frames: written.key_frames,
                     sounds: written.sounds,
                     arrived: stream.frames,
+                    arrived_pictures: stream.pictures,
                     has_video: stream.tracks.video().is_some(),
                     has_audio: stream.tracks.audio().is_some(),
                 };
@@ -254,7 +257,7 @@ impl Watched {
 
     /// A browser sends key frames only to who asks.
     fn ask_for_key(&mut self, interval: Duration, timeout: Duration, now: Duration) {
-        let every = interval.min(timeout / 2);
+        let every = if interval.is_zero() { timeout / 2 } else { interval.min(timeout / 2) };
         let missed = self.health.without_key_frame(now).is_some_and(|idle| idle >= every);
         if missed && now.saturating_sub(self.asked_for_key) >= every {
             self.asked_for_key = now;

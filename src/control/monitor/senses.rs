@@ -64,6 +64,7 @@ impl Eyes {
         let look = Look {
             mean: picture.mean(),
             brightest: picture.brightest(),
+            contrast: picture.contrast(),
             difference: difference.map(|d| (d.mean, d.most)),
         };
         self.before = Some(picture);

@@ -14,17 +14,22 @@ struct Second {
     keys: u64,
     sounds: u64,
     arrived: u64,
+    arrived_pictures: u64,
     video: bool,
     audio: bool,
 }
 
-const GOOD: Second = Second { pictures: 25, keys: 1, sounds: 50, arrived: 75, video: true, audio: true };
-const NOTHING: Second = Second { pictures: 0, keys: 0, sounds: 0, arrived: 0, ..GOOD };
+const GOOD: Second =
+    Second { pictures: 25, keys: 1, sounds: 50, arrived: 75, arrived_pictures: 25, video: true, audio: true };
+const NOTHING: Second = Second { pictures: 0, keys: 0, sounds: 0, arrived: 0, arrived_pictures: 0, ..GOOD };
 const MUTE: Second = Second { sounds: 0, arrived: 25, ..GOOD };
 const BLIND: Second = Second { pictures: 0, keys: 0, arrived: 50, ..GOOD };
 const NO_KEY: Second = Second { keys: 0, ..GOOD };
 /// A publisher without a first key frame: what it sends is waited with.
 const NEVER_KEY: Second = Second { pictures: 0, keys: 0, sounds: 0, ..GOOD };
+/// A publisher that announced pictures and sends sound, which waits for them.
+const NEVER_VIDEO: Second =
+    Second { pictures: 0, keys: 0, sounds: 0, arrived: 50, arrived_pictures: 0, ..GOOD };
 const ONLY_VIDEO: Second = Second { sounds: 0, audio: false, arrived: 25, ..GOOD };
 const ONLY_AUDIO: Second = Second { pictures: 0, keys: 0, video: false, arrived: 50, ..GOOD };
 
@@ -40,6 +45,7 @@ fn play(health: &mut Health, seconds: impl IntoIterator<Item = Second>) -> Vec<T
         seen.key_frames += second.keys;
         seen.sounds += second.sounds;
         seen.arrived += second.arrived;
+        seen.arrived_pictures += second.arrived_pictures;
         seen.bytes = 1_000 * seen.pictures + 100 * seen.sounds;
         (seen.has_video, seen.has_audio) = (second.video, second.audio);
         let changes = health.see(&seen, now);
@@ -56,7 +62,7 @@ fn told(parts: &[(Second, usize)]) -> Vec<Told> {
 #[test]
 fn what_is_missing_is_told_from_birth_and_on_a_change_and_is_over_when_it_is_back() {
     let none: &[Told] = &[];
-    let cases: [(&str, &[(Second, usize)], &[Told]); 17] = [
+    let cases: [(&str, &[(Second, usize)], &[Told]); 18] = [
         ("healthy", &[(GOOD, 600)], none),
         ("only pictures", &[(ONLY_VIDEO, 100)], none),
         ("only sound", &[(ONLY_AUDIO, 100)], none),
@@ -93,6 +99,11 @@ fn what_is_missing_is_told_from_birth_and_on_a_change_and_is_over_when_it_is_bac
             &[(NoKeyFrame, true, 29, 9), (NoKeyFrame, false, 40, 40)],
         ),
         ("one key frame and no other", &[(GOOD, 1), (NO_KEY, 60)], &[(NoKeyFrame, true, 20, 0)]),
+        (
+            "pictures were announced and never come",
+            &[(NEVER_VIDEO, 60)],
+            &[(NoData, true, 5, 0), (NoVideo, true, 5, 0)],
+        ),
         (
             "the first key frame never comes",
             &[(NEVER_KEY, 60)],
@@ -144,22 +155,25 @@ fn how_long_is_waited_follows_the_interval() {
     }
 }
 
-const BRIGHT: Look = Look { mean: 90.0, brightest: 220, difference: Some((20.0, 120)) };
+const BRIGHT: Look = Look { mean: 90.0, brightest: 220, contrast: 50.0, difference: Some((20.0, 120)) };
 const NOISE: Look = Look { difference: Some((0.6, 9)), ..BRIGHT };
 const BETWEEN: Look = Look { difference: Some((0.03, 4)), ..BRIGHT };
 const STILL: Look = Look { difference: Some((0.0, 0)), ..BRIGHT };
-const DARK: Look = Look { mean: 16.2, brightest: 18, difference: Some((0.0, 0)) };
-const DUSK: Look = Look { mean: 26.0, brightest: 48, difference: Some((0.5, 8)) };
+/// A plain wall: its noise is not worth a bit to the encoder.
+const WALL: Look = Look { contrast: 1.0, difference: Some((0.001, 1)), ..BRIGHT };
+const DARK: Look = Look { mean: 16.2, brightest: 18, contrast: 0.5, difference: Some((0.0, 0)) };
+const DUSK: Look = Look { mean: 26.0, brightest: 48, contrast: 9.0, difference: Some((0.5, 8)) };
 /// A dark stage with one lamp.
-const LAMP: Look = Look { mean: 20.0, brightest: 200, difference: Some((0.5, 8)) };
+const LAMP: Look = Look { mean: 20.0, brightest: 200, contrast: 20.0, difference: Some((0.5, 8)) };
 
 #[test]
 fn pictures_are_told_after_two_looks() {
     let first = |look: Look| Look { difference: None, ..look };
     let none: &[Told] = &[];
-    let cases: [(&str, Vec<Look>, &[Told]); 10] = [
+    let cases: [(&str, Vec<Look>, &[Told]); 11] = [
         ("it moves", vec![first(BRIGHT), BRIGHT, BRIGHT], none),
         ("a still scene with noise", vec![first(BRIGHT), NOISE, NOISE, NOISE], none),
+        ("a plain wall", vec![first(WALL), WALL, WALL], none),
         ("still from birth", vec![first(BRIGHT), STILL, STILL], &[(Frozen, true, 1, 0)]),
         (
             "it freezes and goes on",
