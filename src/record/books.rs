@@ -249,13 +249,13 @@ impl Books {
 
     async fn note_health(&self, reason: HealthReason, holds: bool, at: DateTime<Utc>) {
         let Identity { id, room_name: room, stream_name: stream, .. } = &self.identity;
-        self.change(|r| r.note_health(reason, holds, at));
-        let health = self.progress.borrow().recording.health.clone();
-        self.log_failure("note what is wrong with", self.library.note_health(id, &health).await);
         match holds {
             true => tracing::warn!(recording = %id, %room, %stream, since = %at, "degraded: {reason}"),
             false => tracing::info!(recording = %id, %room, %stream, "not any more: {reason}"),
         }
+        self.change(|r| r.note_health(reason, holds, at));
+        let health = self.progress.borrow().recording.health.clone();
+        self.log_failure("note what is wrong with", self.library.note_health(id, &health).await);
     }
 
     fn change(&self, change: impl FnOnce(&mut Recording)) {
