@@ -215,11 +215,9 @@ impl Health {
             (&mut flows.video, seen.has_video, seen.pictures),
             (&mut flows.audio, seen.has_audio, seen.sounds),
         ] {
-            if !has {
-                *flow = None;
-            }
-            if has || count > 0 {
-                flow.get_or_insert(Flow::new(count, now)).see(count, now, stall);
+            match has {
+                true => flow.get_or_insert(Flow::new(count, now)).see(count, now, stall),
+                false => *flow = None,
             }
         }
         self.flows = Some(flows);
