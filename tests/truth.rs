@@ -131,7 +131,8 @@ fn told_and_over(daemon: &Daemon, reason: &str, bad: Flv) {
     let (own, others): (Vec<_>, Vec<_>) = troubles.iter().partition(|t| t["reason"] == reason);
     let waits = |t: &&Value| reason == "no-video" && t["reason"] == "no-data";
     assert!(own.len() == 2 && others.iter().all(waits), "{reason}: {troubles:?}");
-    assert_eq!(done["degraded"], Value::Array(Vec::new()), "{reason}");
+    // What a file's own tracks miss is told beside it.
+    assert!(!done["degraded"].as_array().expect("reasons").iter().any(|r| r == reason), "{reason}: {done:#}");
     let manifest: Value = {
         let file = support::daemon::file_of(&done);
         serde_json::from_slice(&std::fs::read(format!("{}.json", file.display())).expect("a manifest"))
