@@ -8,7 +8,7 @@ mod ways_in;
 
 use crate::{
     config::{self, DaemonConfig, Problem},
-    control::{Addresses, Control, Event, Events, Facts},
+    control::{Addresses, Control, Event, Events, Facts, Monitor, MonitorSettings},
     deliver::{self, Deliveries, Keeper, OutgoingError, StoreError},
     gst,
     hub::{Hub, PrerollRule, Publishing, QueueRule},
@@ -82,6 +82,7 @@ pub struct App {
     keeper: Option<Keeper>,
     ways_in: WaysIn,
     control: Control,
+    monitor: Monitor,
     events: Events,
     http_stop: CancellationToken,
     http: JoinHandle<()>,
@@ -179,6 +180,7 @@ impl App {
             async move { told.part_changed(of.recording, of.number).await }
         });
         let keeper = means.keep(&library, &config, control.clone());
+        let monitor = Monitor::start(control.clone(), monitor_settings(&config, &control))?;
         tokio::spawn(record_by_policy(control.clone(), publishing));
         tokio::spawn(control.clone().tell_webhooks());
         let (reload, paths) = (control.clone(), config.clone());
@@ -190,7 +192,7 @@ impl App {
 
         ways_in.serve(listeners, &config);
         let http_stop = CancellationToken::new();
-        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals, syncs);
+        let metrics = facts::metrics(hub, control.clone(), &ways_in, totals, syncs, monitor.stats());
         let routes =
             crate::api::routes(control.clone(), events.clone(), ways_in.whip.clone(), metrics.into_text());
         let http =
@@ -208,6 +210,7 @@ impl App {
             keeper,
             ways_in,
             control,
+            monitor,
             events,
             http_stop,
             http,
@@ -223,6 +226,8 @@ impl App {
         tracing::info!("ending: recordings are being finished, at most {} s", limit.as_secs_f32());
         self.control.going_down();
         let left = || deadline.saturating_duration_since(Instant::now());
+        // What ends now stops sending, and that is no trouble.
+        drop(self.monitor);
         self.ways_in.stop(left().min(PUBLISHERS_LIMIT)).await;
         let finished = self.control.shut_down(left()).await;
         if !finished {
@@ -291,6 +296,12 @@ fn facts_of(
 /// may be gone.
 fn hand_on_of(config: &DaemonConfig) -> HandOn {
     HandOn { uploads: config.store.iter().map(|_| UploadTo::Storage).collect(), ..HandOn::default() }
+}
+
+fn monitor_settings(config: &DaemonConfig, control: &Control) -> MonitorSettings {
+    let config::MonitorLimits { interval, key_frame_timeout } = config.monitor;
+    let control = control.clone();
+    MonitorSettings { interval, key_frame_timeout, busy: Box::new(move || control.is_busy()) }
 }
 
 fn lines(problems: &[Problem]) -> String {

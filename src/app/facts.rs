@@ -4,8 +4,9 @@ use super::AppError;
 use super::ways_in::WaysIn;
 use crate::{
     config::DaemonConfig,
-    control::{Addresses, Control, LimitsInfo, NotAdmitted},
+    control::{Addresses, Control, LimitsInfo, MonitorStats, NotAdmitted},
     hub::Hub,
+    media::HealthReason,
     record::{Totals, sync::SyncStats, transcodes_possible},
     telemetry::Metrics,
 };
@@ -74,6 +75,8 @@ pub(super) fn limits(config: &DaemonConfig) -> LimitsInfo {
         preroll_memory_bytes: limits.preroll_memory_bytes,
         max_part_duration_ms: ms(limits.max_part_duration),
         sync_interval_ms: ms(config.sync_interval),
+        monitor_interval_ms: ms(config.monitor.interval),
+        key_frame_timeout_ms: ms(config.monitor.key_frame_timeout),
     }
 }
 
@@ -83,6 +86,7 @@ pub(super) fn metrics(
     ways_in: &WaysIn,
     totals: Arc<Totals>,
     syncs: Arc<SyncStats>,
+    monitor: Arc<MonitorStats>,
 ) -> Metrics {
     let WaysIn { rtmp, rtsp, whip, .. } = ways_in.clone();
     let mut metrics = Metrics::default();
@@ -92,6 +96,7 @@ pub(super) fn metrics(
     };
     add_syncs(&mut metrics, &syncs);
     add_admission(&mut metrics, &hub, &control);
+    add_monitor(&mut metrics, &monitor);
     let (server, refusing) = (rtmp.clone(), rtmp.clone());
     let (preroll, short, queued) = (hub.clone(), hub.clone(), hub.clone());
     metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
@@ -183,6 +188,26 @@ fn add_syncs(metrics: &mut Metrics, syncs: &Arc<SyncStats>) {
         "How long a sync or a writer thread has been waiting for the disk, ms; 0: none is.",
         move || waiting.waiting().as_millis() as u64,
     );
+}
+
+fn add_monitor(metrics: &mut Metrics, monitor: &Arc<MonitorStats>) {
+    let read = |pick: fn(&MonitorStats) -> &AtomicU64| {
+        let monitor = monitor.clone();
+        move || pick(&monitor).load(Ordering::Relaxed)
+    };
+    let degraded = HealthReason::ALL.map(|reason| {
+        let monitor = monitor.clone();
+        (reason.as_str(), move || monitor.degraded(reason))
+    });
+    let what = "Recordings under way that something is wrong with.";
+    metrics.gauge_by("recordings_degraded", what, "reason", degraded);
+    metrics.counter("monitor_looks", "Key frames and stretches of sound looked at.", read(|m| &m.looks));
+    metrics.counter("monitor_looks_failed", "Those that could not be decoded.", read(|m| &m.failed_looks));
+    let what = "Times that looks were put off: a busy machine, or the monitor's share of the processor.";
+    metrics.counter("monitor_postponed", what, read(|m| &m.postponed));
+    let cpu = monitor.clone();
+    let what = "Processor time of the monitor's thread.";
+    metrics.counter("monitor_cpu_ms", what, move || cpu.cpu_ns.load(Ordering::Relaxed) / 1_000_000);
 }
 
 /// Tells systemd that the daemon is ready, and from then on that it is alive.

@@ -183,6 +183,15 @@ pub(super) struct Recording {
     size: u64,
     pub(super) parts: Vec<Part>,
     pub(super) error: Option<String>,
+    #[serde(default)]
+    health: Vec<Health>,
+}
+
+/// One trouble of a recording.
+#[derive(Deserialize)]
+struct Health {
+    reason: String,
+    until: Option<DateTime<Utc>>,
 }
 
 #[derive(Deserialize)]
@@ -195,12 +204,19 @@ impl Recording {
         vec![
             format!("{}/{}", self.room_name, self.stream_name),
             self.id.clone(),
-            self.status.clone(),
+            self.state(),
             table::time(self.started_at),
             table::duration(self.duration_ms),
             table::size(self.size),
             self.files(),
         ]
+    }
+
+    /// And what is wrong with it now, or was at its end.
+    fn state(&self) -> String {
+        let holding = self.health.iter().filter(|h| h.until.is_none()).map(|h| h.reason.as_str());
+        let holding = holding.collect::<Vec<_>>().join(", ");
+        if holding.is_empty() { self.status.clone() } else { format!("{} ({holding})", self.status) }
     }
 
     /// The first file and how many more; without any, why.
@@ -234,10 +250,25 @@ mod tests {
             (&one[0][..], &one[4][..], &one[5][..], &one[6][..]),
             ("court/cam", "1:02:03", "12.3 MiB", "/r/a.mp4")
         );
+        assert_eq!(one[2], "completed");
         let two = recording(json!([{"file": "/r/a_1.mp4"}, {"file": "/r/a_2.mp4"}]), json!(null));
         assert_eq!(two.files(), "/r/a_1.mp4 (+1)");
         assert_eq!(recording(json!([]), json!("the disk is full")).files(), "the disk is full");
         assert_eq!(recording(json!([]), json!(null)).files(), "-");
+    }
+
+    #[test]
+    fn what_is_wrong_stands_beside_the_status() {
+        let recording = json!({
+            "id": "r", "status": "recording", "roomName": "court", "streamName": "cam", "parts": [], "error": null,
+            "startedAt": "2026-03-01T12:00:00Z", "durationMs": 0, "size": 0, "health": [
+                {"reason": "frozen", "from": "2026-03-01T12:00:10Z", "until": "2026-03-01T12:00:40Z"},
+                {"reason": "black", "from": "2026-03-01T12:00:40Z"},
+                {"reason": "silent", "from": "2026-03-01T12:00:50Z"},
+            ],
+        });
+        let recording: Recording = serde_json::from_value(recording).expect("a recording");
+        assert_eq!(recording.row()[2], "recording (black, silent)");
     }
 
     #[test]

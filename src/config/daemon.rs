@@ -2,6 +2,7 @@
 
 use super::admission::{Admission, admission};
 use super::delivery::{self, DELIVERY_KEYS, DeliveryConfig};
+use super::monitor::{self, MonitorLimits};
 use super::reach::DeliveryRules;
 use super::storage::{self, STORAGE_KEYS, StoreConfig};
 use super::toml_keys::{Known, Settings, count, duration, size, text};
@@ -45,6 +46,8 @@ const KNOWN: &Known = &[
             "max_transcodes",
             "max_cpu",
             "allow_delivery",
+            "monitor_interval",
+            "key_frame_timeout",
         ],
     ),
 ];
@@ -76,6 +79,7 @@ pub struct DaemonConfig {
     /// Streams that are pulled from the start on.
     pub sources: Vec<SourceConfig>,
     pub allow_sources: SourceRules,
+    pub monitor: MonitorLimits,
     /// Where news and finished files go to.
     pub delivery: DeliveryConfig,
     /// Which hosts they may go to.
@@ -232,6 +236,7 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         allow_sources,
         delivery: delivery::delivery(settings, base, &allow_delivery),
         allow_delivery,
+        monitor: monitor::monitor(settings),
         sync_interval: settings
             .get("storage", "sync_interval", SYNC_INTERVAL, |v| duration(v, Duration::ZERO..=10 * MINUTE)),
         store: storage::store(settings, base, &|name| std::env::var_os(name).is_some()),

@@ -3,6 +3,7 @@
 use super::properties::{self, Entry};
 use super::rotation::{Rotation, RotationAlign, parse_seconds};
 use super::{Loaded, NameTemplate, Problem, RecordFormats, nearest, outcome, quoted, read_file};
+use crate::media::{HealthChecks, HealthReason};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ const DEFAULT_TEMPLATE: &str = "stream-{sessionId}-{mediaSessionId}";
 /// Flashphoner's key comes first, then ours.
 const RTMP_KEYS: [&str; 2] = ["record_flash_published_streams", "record_rtmp_streams"];
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "record_streams",
     RTMP_KEYS[0],
     RTMP_KEYS[1],
@@ -29,6 +30,7 @@ const KEYS: [&str; 18] = [
     "record_resume_window",
     "record_formats",
     "record_audio",
+    "record_health_checks",
     "on_record_hook_script",
     "file_recorder_error_interval",
     "file_recorder_max_errors_per_interval",
@@ -96,6 +98,8 @@ pub struct Policy {
     pub preroll: Duration,
     /// How long a recording waits for a publisher that is gone to come back; zero: not at all.
     pub resume_window: Duration,
+    /// What is looked for in a recording while it runs.
+    pub health_checks: HealthChecks,
 }
 
 impl Default for Policy {
@@ -119,6 +123,7 @@ impl Default for Policy {
             rotation_align: RotationAlign::Start,
             preroll: Duration::ZERO,
             resume_window: Duration::ZERO,
+            health_checks: HealthChecks::ALL,
         }
     }
 }
@@ -177,6 +182,7 @@ fn read(text: &str, file: &Path, mut problems: Vec<Problem>) -> Loaded<Policy> {
         preroll: settings.get("record_preroll", default.preroll, |v| time(v, MAX_PREROLL)),
         resume_window: settings
             .get("record_resume_window", default.resume_window, |v| time(v, MAX_RESUME_WINDOW)),
+        health_checks: settings.get("record_health_checks", default.health_checks, health_checks),
     };
     outcome(policy, settings.problems)
 }
@@ -339,6 +345,41 @@ fn encoding(value: &str) -> Result<Option<NameEncoding>, String> {
         "TRUE,BASE64" => Ok(Some(NameEncoding::Base64)),
         _ => Err(format!("{} is not known; write false or true,HEX or true,BASE64", quoted(value))),
     }
+}
+
+/// `all`, `none`, or reasons with commas between; with a `-` in front, all but that.
+fn health_checks(value: &str) -> Result<HealthChecks, String> {
+    let words: Vec<_> = value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    match words[..] {
+        ["all"] => return Ok(HealthChecks::ALL),
+        ["none"] => return Ok(HealthChecks::NONE),
+        _ => {}
+    }
+    let known = || HealthReason::ALL.map(HealthReason::as_str);
+    let write = || {
+        format!(
+            "write all, none, or some of {} with commas between, or each with - in front for all but those",
+            known().join(" ")
+        )
+    };
+    let but = words.iter().filter(|word| word.starts_with('-')).count();
+    if words.is_empty() || (but != 0 && but != words.len()) {
+        return Err(format!(
+            "{} is neither a list of checks nor one of those left out; {}",
+            quoted(value),
+            write()
+        ));
+    }
+    let named = words.iter().map(|word| {
+        let word = word.strip_prefix('-').unwrap_or(word);
+        HealthReason::parse(word).ok_or_else(|| match nearest(word, known(), 0.6) {
+            Some(meant) => format!("{} is not known; did you mean {meant}?", quoted(word)),
+            None => format!("{} is not known; {}", quoted(word), write()),
+        })
+    });
+    let named = named.collect::<Result<Vec<_>, _>>()?;
+    let wanted = |reason: &HealthReason| named.contains(reason) == (but == 0);
+    Ok(HealthReason::ALL.into_iter().filter(wanted).collect())
 }
 
 fn hook_script(value: &str) -> Result<Option<PathBuf>, String> {

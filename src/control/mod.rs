@@ -7,6 +7,7 @@ mod deliveries;
 mod disk;
 mod events;
 mod files;
+mod monitor;
 mod objects;
 pub mod record_once;
 mod recording;
@@ -31,6 +32,7 @@ pub use events::{
     NoWatch, RecordingChange, RecordingRefused, SessionChange, Told, WatchEnd,
 };
 pub use files::{Content, Media, RemoteFile, Resource, read_aside};
+pub use monitor::{CPU_SHARE, Monitor, MonitorSettings, MonitorStats};
 pub use objects::*;
 pub use rooms::{RoomFailure, RoomOutcome, RoomRecording};
 pub use rules::Rules;
@@ -368,6 +370,11 @@ impl Control {
         }
     }
 
+    /// Every recording under way.
+    fn watched(&self) -> Vec<Running> {
+        self.active().iter().map(|a| a.running.clone()).collect()
+    }
+
     fn is_shutting_down(&self) -> bool {
         self.inner.shutting_down.load(Ordering::SeqCst)
     }
@@ -383,8 +390,7 @@ fn freshen(active: &Actives<Running>, recording: &mut Recording) {
         let progress = now.running.progress().recording;
         recording.duration_ms = now.running.media_ms();
         (recording.status, recording.lost) = (progress.status, progress.lost);
-        // The catalog has those of finished parts.
-        recording.degraded = progress.degraded;
+        (recording.health, recording.degraded) = (progress.health, progress.degraded);
     }
 }
 

@@ -190,6 +190,8 @@ pub struct LimitsInfo {
     pub max_part_duration_ms: u64,
     /// `[storage] sync_interval`.
     pub sync_interval_ms: u64,
+    pub monitor_interval_ms: u64,
+    pub key_frame_timeout_ms: u64,
 }
 
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]

@@ -3,6 +3,7 @@
 pub mod decode;
 mod elements;
 mod inspect;
+pub mod look;
 pub mod mp4mux;
 mod pipeline;
 mod poster;

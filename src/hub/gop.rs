@@ -75,6 +75,24 @@ impl Gop {
         }
     }
 
+    /// Its key frame of video: near its beginning.
+    pub fn key_frame(&self) -> Option<(Track, Frame)> {
+        let mut tracks = &self.tracks;
+        for entry in &self.entries {
+            match entry {
+                Entry::Tracks(now) => tracks = now,
+                Entry::Frame(frame) if frame.is_key() => {
+                    let video = tracks.get(frame.track).filter(|t| t.kind() == MediaKind::Video);
+                    if let Some(track) = video {
+                        return Some((track.clone(), frame.clone()));
+                    }
+                }
+                Entry::Frame(_) | Entry::Gap(_) => {}
+            }
+        }
+        None
+    }
+
     pub fn first_frame_ns(&self) -> Option<u64> {
         self.entries.iter().find_map(|entry| match entry {
             Entry::Frame(frame) => Some(frame.dts_ns()),

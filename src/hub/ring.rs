@@ -3,7 +3,7 @@ use super::{
     gop::{Entry, Gop, carried},
     preroll::{PrerollGiven, Share},
 };
-use crate::media::{Frame, Gap, MediaKind, Tracks};
+use crate::media::{Frame, Gap, MediaKind, Track, Tracks};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// Most bytes of one group of pictures that are kept; a longer one is forgotten until the next key frame.
@@ -111,6 +111,11 @@ impl GopRing {
             let tracks = self.current.latest.clone();
             self.add(Entry::Gap(gap.clone()), &tracks);
         }
+    }
+
+    /// The newest key frame of video that is kept, and the track that it belongs to.
+    pub fn key_frame(&self) -> Option<(Track, Frame)> {
+        [Some(&self.current), self.older.back()].into_iter().flatten().find_map(Gop::key_frame)
     }
 
     /// What a subscriber who comes now gets to know first: tracks, then the current group's access units, gaps and

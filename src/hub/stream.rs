@@ -5,7 +5,7 @@ use super::{
     ring::GopRing,
     wall::WallClock,
 };
-use crate::media::{Frame, MediaKind, MediaSessionId, Protocol, RoomName, StreamName, Tracks};
+use crate::media::{Frame, MediaKind, MediaSessionId, Protocol, RoomName, StreamName, Track, Tracks};
 use chrono::{DateTime, Utc};
 use std::{
     collections::VecDeque,
@@ -70,6 +70,7 @@ pub(super) struct State {
     pub subscribers: Vec<Arc<Queue>>,
     queues: Arc<QueueMemory>,
     pub frames: u64,
+    pub pictures: u64,
     pub bytes: u64,
     /// By the arrival of its first access unit.
     pub wall: WallClock,
@@ -90,6 +91,8 @@ pub struct StreamSnapshot {
     /// [`Stream::subscribe`].
     pub publishing: bool,
     pub frames: u64,
+    /// Those of `frames` that are video.
+    pub pictures: u64,
     pub bytes: u64,
     /// Jumps of the sender's clock, losses and reconnects.
     pub gaps: u64,
@@ -131,6 +134,7 @@ impl Stream {
             tracks: state.tracks.clone(),
             publishing: state.settled && state.ended.is_none() && !self.away.load(Ordering::Relaxed),
             frames: state.frames,
+            pictures: state.pictures,
             bytes: state.bytes,
             gaps: state.gaps,
             packets_lost: state.packets_lost,
@@ -169,6 +173,11 @@ impl Stream {
         let mut state = self.live()?;
         let first = VecDeque::from([Item::Tracks(state.tracks.clone())]);
         Some(state.subscriber(max_bytes, first))
+    }
+
+    /// The newest key frame of video, shared, and the track that it belongs to. `None`: there is none, or it is not kept.
+    pub fn key_frame(&self) -> Option<(Track, Frame)> {
+        self.live()?.ring.key_frame()
     }
 
     /// Media time of what its ring can give up; `None` when there is nothing. Takes no lock.
@@ -260,6 +269,7 @@ impl State {
             subscribers: Vec::new(),
             queues,
             frames: 0,
+            pictures: 0,
             bytes: 0,
             wall: WallClock::default(),
             gaps: 0,
@@ -290,6 +300,7 @@ impl State {
     /// Hands on an access unit, forgetting subscribers that are gone.
     pub fn tell_frame(&mut self, frame: &Frame, has_video: bool) {
         let video = self.is_video(frame);
+        self.pictures += u64::from(video);
         self.subscribers.retain(|q| q.push_frame(frame, video, has_video));
     }
 

@@ -249,7 +249,7 @@ fn adopt_part(storage: &Storage, name: &str, make_whole: MakeWhole) -> Result<Op
     let Some((identity, part)) = salvage(storage, &unfinished, make_whole, identity)? else {
         return Err("it is not known how to finish it, or nothing in it can be played".into());
     };
-    Ok(Some(Found { identity, part, recovered: true, hand_on: true }))
+    Ok(Some(Found { identity, part, health: Vec::new(), recovered: true, hand_on: true }))
 }
 
 /// Writes a manifest for a file that has none. Nobody waits for a file that reeld has not recorded: it is not handed on. Blocks.
@@ -277,7 +277,8 @@ fn found_file(file: &FinishedFile, look: &Look, salvaged: &Salvaged) -> Found {
     let started_at = start_of(look.changed(), salvaged);
     let (stem, extension) = split(&file.name);
     let identity = stranger(stem, extension, started_at);
-    Found { identity, part: describe(file, 1, started_at, salvaged), recovered: true, hand_on: false }
+    let part = describe(file, 1, started_at, salvaged);
+    Found { identity, part, health: Vec::new(), recovered: true, hand_on: false }
 }
 
 /// Never over another; false when there is one.

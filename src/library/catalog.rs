@@ -1,7 +1,8 @@
 //! The life of a recording in the catalog.
 
 use super::{
-    AudioPart, HandOn, Library, LibraryError, Lost, Part, Recording, RecordingId, Status, VideoPart,
+    AudioPart, HandOn, Health, Library, LibraryError, Lost, Part, Recording, RecordingId, Status, VideoPart,
+    health,
     outbox::{self, News},
     posters, sql,
 };
@@ -357,10 +358,12 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, LibraryError> {
     let session: String = get(row, "media_session_id")?;
     let protocol: String = get(row, "protocol")?;
     let started_at = time_of(row, "started_at_ms")?;
+    let health: Vec<Health> = from_json("health", get(row, "health")?)?;
     Ok(Recording {
         id: id_of(row, "id")?,
         status: status_of(row)?,
-        degraded: Vec::new(),
+        degraded: health::holding(&health).map(|reason| reason.to_string()).collect(),
+        health,
         room_name: get(row, "room_name")?,
         room_id: get(row, "room_id")?,
         stream_name: get(row, "stream_name")?,

@@ -1,12 +1,13 @@
 //! Finished files that the catalog does not know, entered from their manifests.
 
 use super::{
-    HandOn, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId, Status,
-    Storage,
+    HandOn, Health, Identity, Library, LibraryError, Lost, Manifest, Part, PartLost, Recording, RecordingId,
+    Status, Storage,
     catalog::{
         from_json, get, insert_part, insert_recording, path_text, recording_of, time_of, to_json, to_sql,
     },
     files::poster_of,
+    health,
     outbox::{self, News},
     sql,
     storage::{io_error, measure, rename_new},
@@ -32,6 +33,8 @@ pub(super) const MAX_TOLD: usize = 20;
 pub(super) struct Found {
     pub identity: Identity,
     pub part: Part,
+    /// Of its recording, while it was written.
+    pub health: Vec<Health>,
     pub recovered: bool,
     pub hand_on: bool,
 }
@@ -129,6 +132,7 @@ impl Library {
                 Entry::Other => entered.left.push(found.part.file),
                 Entry::New { first } => {
                     insert_part(&mut tx, &id, &found.part, WHAT).await?;
+                    health::add(&mut tx, &id, &found.health, WHAT).await?;
                     entered.parts += 1;
                     grown.insert(id);
                     if hand_on_found(&mut tx, &found, hand_on, WHAT).await? {
@@ -244,6 +248,7 @@ fn of_manifest(identity: &Identity, recovered: bool) -> Recording {
         id: identity.id,
         status: if recovered { Status::Recovered } else { Status::Completed },
         degraded: Vec::new(),
+        health: Vec::new(),
         room_name: identity.room_name,
         room_id: identity.room_id,
         stream_name: identity.stream_name,
@@ -341,7 +346,7 @@ fn read_manifests(folder: &Path, names: &[String], any_size: bool) -> Vec<(Strin
 /// The path is the one beside the manifest, whatever the manifest says.
 fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, String> {
     let file = folder.join(name);
-    let Manifest { recording, recovered, mut part, .. } =
+    let Manifest { recording, recovered, health, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;
     let size = fs::symlink_metadata(&file).map_err(|e| e.to_string())?.len();
     if size != part.size {
@@ -355,7 +360,7 @@ fn read_manifest(folder: &Path, name: &str, any_size: bool) -> Result<Found, Str
     part.file = file;
     part.hook = None;
     part.local = true;
-    Ok(Found { identity: recording, part, recovered, hand_on: true })
+    Ok(Found { identity: recording, part, health, recovered, hand_on: true })
 }
 
 fn poster_beside(file: &Path) -> Option<PathBuf> {
@@ -396,7 +401,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
         // It has its name by now.
         return read_manifest(storage.folder(), name, false).map(Some);
     }
-    let Manifest { recording, recovered, mut part, .. } =
+    let Manifest { recording, recovered, health, mut part, .. } =
         Manifest::read(&Manifest::path_of(&file)).map_err(|e| e.to_string())?;
     if !part.local && part.remote.is_some() {
         // It was given up when everything about it was delivered.
@@ -404,7 +409,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
         part.name = name.to_owned();
         part.file = file;
         part.hook = None;
-        return Ok(Some(Found { identity: recording, part, recovered, hand_on: false }));
+        return Ok(Some(Found { identity: recording, part, health, recovered, hand_on: false }));
     }
     let has_it = |at: &String| {
         let path = storage.folder().join(at);
@@ -420,7 +425,7 @@ fn finish_rename(storage: &Storage, name: &str, parts: &mut Vec<String>) -> Resu
     part.file = file;
     part.hook = None;
     part.poster = None;
-    Ok(Some(Found { identity: recording, part, recovered, hand_on: true }))
+    Ok(Some(Found { identity: recording, part, health, recovered, hand_on: true }))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! the part belongs to. What a hook did is in the catalog only: the manifest is replaced
 //! only when the file has got a poster, a copy in the object store, and when that is the only copy.
 
-use super::{AudioPart, Part, PartLost, Recording, RecordingId, VideoPart};
+use super::{AudioPart, Health, Part, PartLost, Recording, RecordingId, VideoPart};
 use crate::media::{Gap, MediaSessionId, Protocol};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -42,6 +42,9 @@ pub struct Manifest {
     /// Made whole after the daemon died, or found in the folder: not finished by who wrote it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
+    /// What was wrong with the recording while this file was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<Health>,
     #[serde(flatten, serialize_with = "without_hook")]
     #[schema(value_type = PartFields<'static>)]
     pub part: Part,
@@ -136,7 +139,14 @@ fn without_hook<S: Serializer>(part: &Part, serializer: S) -> Result<S::Ok, S::E
 
 impl Manifest {
     pub fn new(recording: Identity, part: Part) -> Self {
-        Self { version: MANIFEST_VERSION, recording, recovered: false, part }
+        Self { version: MANIFEST_VERSION, recording, recovered: false, health: Vec::new(), part }
+    }
+
+    /// `health`: of the whole recording; what was over before this file began is left out.
+    pub fn with_health(self, health: &[Health]) -> Self {
+        let from = self.part.started_at;
+        let during = |h: &&Health| h.until.is_none_or(|until| until >= from);
+        Self { health: health.iter().filter(during).cloned().collect(), ..self }
     }
 
     /// Of a file that was made whole after the daemon died, or found.
@@ -192,6 +202,7 @@ impl Manifest {
 mod tests {
     use super::super::testing;
     use super::*;
+    use crate::media::HealthReason;
 
     fn sample() -> Manifest {
         let mut part = testing::part(2);
@@ -205,6 +216,22 @@ mod tests {
             packets: 0,
         }];
         Manifest::new(Identity::from(&testing::recording(0)), part)
+    }
+
+    #[test]
+    fn it_tells_what_was_wrong_while_its_file_was_written() {
+        let began = sample().part.started_at;
+        let health = |from_s, until_s: Option<i64>| {
+            let at = |s| began + chrono::TimeDelta::seconds(s);
+            Health { reason: HealthReason::Black, from: at(from_s), until: until_s.map(at) }
+        };
+        let of_recording = [health(-9, Some(-5)), health(-4, Some(1)), health(2, None)];
+        let written = sample().with_health(&of_recording);
+        assert_eq!(written.health, of_recording[1..]);
+        let json = serde_json::to_value(&written).unwrap();
+        assert_eq!(json["health"][1]["reason"], "black");
+        assert_eq!(serde_json::from_value::<Manifest>(json).unwrap(), written);
+        assert!(serde_json::to_value(sample()).unwrap().get("health").is_none());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod catalog;
 mod delete;
 mod enter;
 mod files;
+mod health;
 mod list;
 mod manifest;
 mod objects;
@@ -26,6 +27,7 @@ mod verify;
 mod webhooks;
 
 pub use files::{PartFiles, content_type, poster_of};
+pub use health::{Health, HealthNews};
 pub use list::{Filter, Page};
 pub use manifest::{Identity, Manifest, ManifestError};
 pub use objects::{

@@ -1,5 +1,6 @@
 //! The objects of the product's contract: what a recording and its parts are in the API, the catalog and the manifest.
 
+use super::Health;
 use crate::media::{Gap, MediaSessionId, Protocol};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -89,10 +90,14 @@ impl Status {
 pub struct Recording {
     pub id: RecordingId,
     pub status: Status,
-    /// Why it is less than what was asked for: of all its parts together.
+    /// Why it is less than what was asked for: of all its parts together, and what is wrong with it now. What was wrong at
+    /// its end stays.
     #[serde(default)]
     #[schema(required)]
     pub degraded: Vec<String>,
+    /// What was wrong with it while it ran, and when; oldest first.
+    #[serde(default)]
+    pub health: Vec<Health>,
     pub room_name: String,
     pub room_id: String,
     pub stream_name: String,
@@ -362,7 +367,7 @@ mod tests {
         let mut json = serde_json::to_value(&recording).unwrap();
         let part = json["parts"][0].as_object_mut().unwrap();
         assert_eq!(part.remove("poster"), Some(serde_json::Value::Null));
-        for field in ["degraded", "deliveries"] {
+        for field in ["degraded", "deliveries", "health"] {
             assert_eq!(json.as_object_mut().unwrap().remove(field), Some(serde_json::json!([])));
         }
         assert_eq!(serde_json::from_value::<Recording>(json).unwrap(), recording);

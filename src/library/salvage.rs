@@ -81,7 +81,9 @@ pub(super) fn salvage(
     };
     let stem = part.stem().to_owned();
     let names = |n| if n == 1 { stem.clone() } else { format!("{stem}_{n}") };
-    let manifest = |file: &FinishedFile| Manifest::recovered(identity.clone(), describe(file));
+    let health = unfinished.recording.map_or(&[][..], |r| &r.health);
+    let manifest =
+        |file: &FinishedFile| Manifest::recovered(identity.clone(), describe(file)).with_health(health);
     let finished = storage.finish(part, names, manifest).map_err(|e: StorageError| e.to_string())?;
     let part = describe(&finished);
     Ok(Some((identity, part)))

@@ -62,6 +62,7 @@ pub fn recording(second: i64) -> Recording {
         id: RecordingId::random(),
         status: Status::Starting,
         degraded: Vec::new(),
+        health: Vec::new(),
         room_name: "court".into(),
         room_id: "r-1".into(),
         stream_name: "cam".into(),

@@ -3,6 +3,7 @@
 mod bits;
 mod codec;
 mod frame;
+mod health;
 mod name;
 mod timeline;
 mod track;
@@ -10,6 +11,7 @@ mod track;
 pub(crate) use bits::Bits;
 pub use codec::{Codec, MediaKind};
 pub use frame::{Frame, Gap, GapKind, TrackId};
+pub use health::{HealthChecks, HealthReason};
 pub use name::{MAX_NAME_BYTES, MediaSessionId, NameError, RoomName, StreamName, split_path};
 pub use timeline::{Timeline, TimelineStep};
 pub use track::{Track, Tracks, VideoSize};

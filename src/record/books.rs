@@ -9,10 +9,10 @@ use super::{
 use crate::{
     hub::Stream,
     library::{
-        AudioPart, FinishedFile, HandOn, Identity, Library, LibraryError, Manifest, Part, PartFile, PartLost,
-        Recording, Status, VideoPart,
+        AudioPart, FinishedFile, HandOn, Health, Identity, Library, LibraryError, Manifest, Part, PartFile,
+        PartLost, Recording, Status, VideoPart,
     },
-    media::{Gap, MediaKind},
+    media::{Gap, HealthReason, MediaKind},
 };
 use chrono::{DateTime, SubsecRound, Utc};
 use std::{
@@ -50,6 +50,12 @@ pub(super) enum Entry {
         packets: u64,
     },
     Gap(Gap),
+    /// Something is wrong with what is recorded since `at`, or not any more.
+    Health {
+        reason: HealthReason,
+        holds: bool,
+        at: DateTime<Utc>,
+    },
     Paused,
     /// Frames are written again after a time that was left out.
     WentOn,
@@ -218,6 +224,7 @@ impl Books {
                     r.lost.packets += gap.packets;
                     r.lost.gaps.push(gap.clone());
                 }),
+                Entry::Health { reason, holds, at } => self.note_health(reason, holds, at).await,
                 Entry::Paused => self.set_status(Status::Paused).await,
                 Entry::WentOn => self.set_status(Status::Recording).await,
                 Entry::Joined(stream) => self.progress.send_modify(|p| {
@@ -238,6 +245,19 @@ impl Books {
     async fn note_lost(&self) {
         let lost = self.progress.borrow().recording.lost.clone();
         self.log_failure("note what is lost of", self.library.note_lost(&self.identity.id, &lost).await);
+    }
+
+    async fn note_health(&self, reason: HealthReason, holds: bool, at: DateTime<Utc>) {
+        let Identity { id, room_name: room, stream_name: stream, .. } = &self.identity;
+        match holds {
+            true => tracing::warn!(recording = %id, %room, %stream, since = %at, "degraded: {reason}"),
+            false => tracing::info!(recording = %id, %room, %stream, "not any more: {reason}"),
+        }
+        self.change(|r| r.note_health(reason, holds, at));
+        let health = self.progress.borrow().recording.health.clone();
+        self.log_failure("note what is wrong with", self.library.note_health(id, &health).await);
+        // Its webhooks are told of it.
+        (self.on_commit)();
     }
 
     fn change(&self, change: impl FnOnce(&mut Recording)) {
@@ -276,7 +296,8 @@ impl Books {
         let id = self.identity.id;
         let (library, identity) = (self.library.clone(), self.identity.clone());
         let number = part.number;
-        let finish = move || finish_file(&library, &identity, part);
+        let health = self.progress.borrow().recording.health.clone();
+        let finish = move || finish_file(&library, &identity, &health, part);
         let finished =
             tokio::task::spawn_blocking(finish).await.map_err(|e| format!("finishing a file: {e}"))?;
         let Some(part) = finished.inspect_err(|e| self.log_error(e))? else {
@@ -369,7 +390,12 @@ impl Books {
 }
 
 /// `None`: the part holds no frame and is gone. Blocks.
-fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Result<Option<Part>, String> {
+fn finish_file(
+    library: &Library,
+    identity: &Identity,
+    health: &[Health],
+    part: ClosedPart,
+) -> Result<Option<Part>, String> {
     let ClosedPart { writer, file, names, number, started_at, gaps, lost, left_out } = part;
     let path = file.path().to_owned();
     let failed = |e: &dyn std::fmt::Display| {
@@ -388,7 +414,11 @@ fn finish_file(library: &Library, identity: &Identity, part: ClosedPart) -> Resu
     let describe = |f: &FinishedFile| Part { lost, ..describe(f, number, started_at, &written, &gaps) };
     let finished = library
         .storage()
-        .finish(file, |n| names.stem(n, Some(end)), |f| Manifest::new(identity.clone(), describe(f)))
+        .finish(
+            file,
+            |n| names.stem(n, Some(end)),
+            |f| Manifest::new(identity.clone(), describe(f)).with_health(health),
+        )
         .map_err(|e| failed(&e))?;
     Ok(Some(describe(&finished)))
 }

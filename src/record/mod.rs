@@ -18,35 +18,32 @@ mod state;
 pub mod sync;
 mod task;
 mod usage;
+mod vitals;
 mod writer;
 
 pub use books::{Progress, Totals};
 pub use posters::{PosterWaker, Posters};
 pub use request::{Refusal, Source};
 pub use salvage::make_whole;
+pub use vitals::Written;
 
 use crate::{
     config::{AudioRule, Policy},
     gst::Templates,
     hub::{Stream, Subscriber},
     library::{HandOn, Identity, Library, Lost, Recording, RecordingId, Status},
-    media::Tracks,
+    media::{HealthChecks, HealthReason, Tracks},
 };
-use books::Books;
-use chrono::{SubsecRound, Utc};
+use books::{Books, Entry};
+use chrono::{DateTime, SubsecRound, Utc};
 use pool::{Pool, Waker};
 use request::{Refused, Request};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use sync::{SyncStats, Syncer};
 use task::Task;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
+use vitals::Vitals;
 use writer::Means;
 
 /// What to record and how. A recording keeps these to its end, whatever is reloaded meanwhile.
@@ -87,7 +84,10 @@ pub struct Running {
     templates: Arc<Templates>,
     waker: Waker,
     progress: watch::Receiver<Progress>,
-    media_ms: Arc<AtomicU64>,
+    vitals: Arc<Vitals>,
+    checks: HealthChecks,
+    /// Its books, as long as they are kept.
+    entries: mpsc::WeakUnboundedSender<Entry>,
 }
 
 impl Recorder {
@@ -128,7 +128,8 @@ impl Recorder {
             on_commit: self.on_commit.clone(),
         };
         self.books.spawn(books.keep(inbox));
-        let media_ms = Arc::new(AtomicU64::new(0));
+        let (vitals, checks, to_books) =
+            (Arc::<Vitals>::default(), order.policy.health_checks, entries.downgrade());
         let storage = self.library.storage().clone();
         // A file begins with one: who sends none for seconds is asked.
         order.stream.request_key_frame();
@@ -142,13 +143,13 @@ impl Recorder {
             degraded: order.degraded,
         };
         let (policy, templates) = (order.policy.clone(), order.templates.clone());
-        let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
+        let task = Task::new(inputs, order.policy, order.templates, entries, vitals.clone());
         tracing::info!(
             recording = %id, room = %started.room_name, stream = %started.stream_name,
             session = %started.media_session_id, "recording"
         );
         let waker = self.pool.attach(task);
-        Running { id, policy, templates, waker, progress: watcher, media_ms }
+        Running { id, policy, templates, waker, progress: watcher, vitals, checks, entries: to_books }
     }
 
     pub fn totals(&self) -> Arc<Totals> {
@@ -251,7 +252,34 @@ impl Running {
 
     /// Media time recorded so far, ms.
     pub fn media_ms(&self) -> u64 {
-        self.media_ms.load(Ordering::Relaxed)
+        self.vitals.media_ms()
+    }
+
+    /// What went into its files until now.
+    pub fn written(&self) -> Written {
+        self.vitals.read()
+    }
+
+    pub fn status(&self) -> Status {
+        self.progress.borrow().recording.status
+    }
+
+    /// What is recorded now.
+    pub fn stream(&self) -> Arc<Stream> {
+        self.progress.borrow().stream.clone()
+    }
+
+    /// What is to be looked for, by the policy it began with.
+    pub fn health_checks(&self) -> HealthChecks {
+        self.checks
+    }
+
+    /// Notes that `reason` holds since `at`, or is over since then. Never waits; without effect once it has ended.
+    pub fn note_health(&self, reason: HealthReason, holds: bool, at: DateTime<Utc>) {
+        if let Some(entries) = self.entries.upgrade() {
+            // Closed: nobody keeps its books any more.
+            let _ = entries.send(Entry::Health { reason, holds, at });
+        }
     }
 
     /// The recording once its first frame is in a file, or it has ended without.
@@ -294,6 +322,7 @@ fn new_recording(order: &Order) -> Recording {
         id: RecordingId::random(),
         status: Status::Starting,
         degraded: order.degraded.clone(),
+        health: Vec::new(),
         room_name: announce.room.to_string(),
         room_id: announce.room.to_string(),
         stream_name: announce.name.to_string(),

@@ -14,6 +14,7 @@ use super::{
     request::{Refusal, Refused, Request, Source},
     rotation::RotationRule,
     state::{Action, ErrorBudget, Input, State},
+    vitals::Vitals,
     writer::{BEHIND_BYTES, MAX_QUEUED_BYTES, Means, Span},
 };
 use crate::{
@@ -26,14 +27,7 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use parts::Closing;
 use sources::Next;
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Gaps that are told one by one; of more only what is lost is counted.
@@ -62,7 +56,7 @@ pub(super) struct Task {
     storage: Storage,
     /// An entry per event in a recording's life, never per frame, so it needs no bound.
     books: mpsc::UnboundedSender<Entry>,
-    media_ms: Arc<AtomicU64>,
+    vitals: Arc<Vitals>,
     waker: Option<Waker>,
     state: State,
     items: VecDeque<Item>,
@@ -110,7 +104,7 @@ impl Task {
         policy: Arc<Policy>,
         templates: Arc<Templates>,
         books: mpsc::UnboundedSender<Entry>,
-        media_ms: Arc<AtomicU64>,
+        vitals: Arc<Vitals>,
     ) -> Self {
         let Inputs { id, source, storage, means, max_part_duration, degraded } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
@@ -130,7 +124,7 @@ impl Task {
             templates,
             storage,
             books,
-            media_ms,
+            vitals,
             waker: None,
             state: State::new(budget),
             items: VecDeque::new(),
@@ -170,7 +164,7 @@ impl Task {
         }
         self.ask_again(now);
         self.tell_losses();
-        self.media_ms.store(self.recorded_ms(), Ordering::Relaxed);
+        self.vitals.set_media_ms(self.recorded_ms());
         !self.ended
     }
 

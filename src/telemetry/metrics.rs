@@ -63,6 +63,19 @@ impl Metrics {
         self.numbers.push(Number { name, help, kind: MetricType::Gauge, reads });
     }
 
+    /// Numbers that go up and down, one for each of the `values` of `label`.
+    pub fn gauge_by<F: Fn() -> u64 + Send + Sync + 'static>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: impl IntoIterator<Item = (&'static str, F)>,
+    ) {
+        let reads = values.into_iter().map(|(value, read)| (value, Box::new(read) as Read)).collect();
+        let reads = Reads::By(label, reads);
+        self.numbers.push(Number { name, help, kind: MetricType::Gauge, reads });
+    }
+
     /// A function that gives the OpenMetrics text.
     pub fn into_text(self) -> impl Fn() -> String + Clone + Send + Sync + 'static {
         let mut registry = Registry::with_prefix("reeld");
@@ -122,6 +135,8 @@ mod tests {
         metrics.gauge("sessions", "Live streams.", || 3);
         let refused = [("disk", 4_u64), ("cpu", 5)].map(|(reason, n)| (reason, move || n));
         metrics.counter_by("refused", "Starts refused.", "reason", refused);
+        let by_reason = [("black", 2), ("silent", 5)].map(|(reason, count)| (reason, move || count));
+        metrics.gauge_by("degraded", "By reason.", "reason", by_reason);
         let text = metrics.into_text();
         value.store(7, Ordering::Relaxed);
         let text = text();
@@ -130,6 +145,8 @@ mod tests {
             assert!(text.contains(line), "{text}");
         }
         assert_eq!(text.matches("# TYPE reeld_refused counter").count(), 1, "{text}");
+        let each = "# TYPE reeld_degraded gauge\nreeld_degraded{reason=\"black\"} 2\nreeld_degraded{reason=\"silent\"} 5\n";
+        assert!(text.contains(each), "{text}");
         assert!(
             text.contains("# TYPE reeld_sessions gauge\n") && text.contains("reeld_sessions 3\n"),
             "{text}"

@@ -105,11 +105,29 @@ function posterOf(play) {
   return { element, update };
 }
 
-function notesOf({ error, degraded, lost, status }) {
+const TROUBLES = {
+  "no-data": "Nothing is recorded",
+  "no-key-frame": "No key frames",
+  "no-video": "The picture is missing",
+  "no-audio": "The sound is missing",
+  frozen: "The picture stands still",
+  black: "The picture is black",
+  silent: "The sound is silent",
+};
+
+/** What is wrong with a recording now, or was at its end, in words. */
+export function troublesOf({ health = [] }) {
+  return health.filter((h) => !h.until).map((h) => TROUBLES[h.reason] ?? h.reason);
+}
+
+function notesOf({ error, degraded, health = [], lost, status }) {
   const notes = [];
   if (error) notes.push({ kind: "error", text: error });
   if (status === "recovered") notes.push({ kind: "wait", text: "Made whole after the daemon had died." });
-  for (const reason of degraded) notes.push({ kind: "warn", text: reason });
+  for (const trouble of troublesOf({ health })) notes.push({ kind: "warn", text: trouble });
+  for (const reason of degraded.filter((r) => !(r in TROUBLES))) notes.push({ kind: "warn", text: reason });
+  const over = [...new Set(health.filter((h) => h.until).map((h) => TROUBLES[h.reason] ?? h.reason))];
+  if (over.length > 0) notes.push({ kind: "wait", text: `For a while: ${over.join(", ")}` });
   const missing = [
     lost.frames > 0 && format.plural(lost.frames, "frame"),
     lost.packets > 0 && format.plural(lost.packets, "packet"),

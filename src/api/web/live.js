@@ -1,6 +1,7 @@
 // Live streams: what each is, its recording lamp, and the verbs of its recording.
 
 import * as api from "./api.js";
+import { troublesOf } from "./card.js";
 import { Clock } from "./clock.js";
 import { actionButton, el, keyed, setText, show, toast } from "./dom.js";
 import * as format from "./format.js";
@@ -44,6 +45,7 @@ function streamCard(store) {
   const room = el("span.room");
   const protocol = el("span.tag");
   const pending = el("span.tag", { "data-kind": "wait" }, "connecting");
+  const trouble = el("span.tag.trouble", { "data-kind": "failed", role: "status" });
   const media = el("dd");
   const rate = el("dd.number");
   const age = new Clock("dd");
@@ -57,7 +59,7 @@ function streamCard(store) {
   const pair = (term, value) => el("div", {}, el("dt", {}, term), value);
   const element = el(
     "li.stream", {},
-    el("div.stream-head", {}, lamp, el("div.names", {}, name, el("p.quiet", {}, "Room ", room)), pending, protocol),
+    el("div.stream-head", {}, lamp, el("div.names", {}, name, el("p.quiet", {}, "Room ", room)), trouble, pending, protocol),
     el("dl.facts", {}, pair("Media", media), pair("Rate", rate), pair("On air", age.element), lostPair),
     el("div.stream-foot", {}, el("p.lamp-words", {}, state, " ", clock.element), el("div.actions", {}, hold, split, record)),
   );
@@ -84,6 +86,9 @@ function streamCard(store) {
     setText(room, session.roomName);
     setText(protocol, format.protocol(session.protocol));
     show(pending, !ready);
+    const troubles = recording ? troublesOf(recording) : [];
+    setText(trouble, troubles.join(" · "));
+    show(trouble, troubles.length > 0);
     const track = (kind) => session.tracks.find((t) => t.kind === kind);
     setText(media, format.media({ video: track("video"), audio: track("audio") }));
     setText(rate, format.bitrate(session.bitrate));

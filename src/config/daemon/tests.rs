@@ -62,11 +62,14 @@ fn each_key_sets_its_field() {
         preroll = "1m"
         preroll_memory = "100MiB"
         max_part_duration = "1h"
+        monitor_interval = "0s"
+        key_frame_timeout = "1m"
         [storage]
         sync_interval = "0s"
         "#,
     );
     assert_eq!(config.sync_interval, Duration::ZERO);
+    assert_eq!((config.monitor.interval, config.monitor.key_frame_timeout), (Duration::ZERO, MINUTE));
     assert_eq!(
         (config.listen.http.to_string(), config.listen.rtmp.to_string()),
         ("[::1]:0".into(), "0.0.0.0:0".into())
@@ -294,6 +297,10 @@ fn a_mistake_says_what_to_write_instead() {
         (
             "[limits]\nmax_part_duration = \"59s\"",
             "2: max_part_duration: \"59s\" is out of range; write a duration from \"1m\" to \"7days\", like \"10s\" or \"500ms\"",
+        ),
+        (
+            "[limits]\nmonitor_interval = \"500ms\"",
+            "2: monitor_interval: looking more often than once a second is not possible; write \"1s\" or more, or \"0s\" for off",
         ),
         (
             "[limits]\npreroll = 30",

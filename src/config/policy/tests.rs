@@ -63,6 +63,15 @@ fn each_key_sets_its_field() {
         ("record_rotation_align=Clock", |p| p.rotation_align = RotationAlign::Clock),
         ("record_preroll=10", |p| p.preroll = Duration::from_secs(10)),
         ("record_preroll=10s", |p| p.preroll = Duration::from_secs(10)),
+        ("record_health_checks=all", |_| ()),
+        ("record_health_checks=none", |p| p.health_checks = HealthChecks::NONE),
+        ("record_health_checks = no-data, black", |p| {
+            p.health_checks = [HealthReason::NoData, HealthReason::Black].into_iter().collect();
+        }),
+        ("record_health_checks=-frozen,-silent", |p| {
+            let kept = |r: &HealthReason| ![HealthReason::Frozen, HealthReason::Silent].contains(r);
+            p.health_checks = HealthReason::ALL.into_iter().filter(kept).collect();
+        }),
         ("record_resume_window=30s", |p| p.resume_window = Duration::from_secs(30)),
         ("record_preroll=\nrecord_resume_window = 0\nrecord_rotation_align=start\nrecord_rotation=", |_| ()),
         ("record_audio=passthrough", |p| p.audio = AudioRule::Passthrough),
@@ -125,6 +134,11 @@ fn a_wrong_value_is_an_error_that_says_what_to_write() {
         (
             "record_preroll=1h",
             "record_preroll: \"1h\" is not a time that works here; write seconds from 0 to 600, like 10 or 10s",
+        ),
+        ("record_health_checks=blck", "record_health_checks: \"blck\" is not known; did you mean black?"),
+        (
+            "record_health_checks=black,-silent",
+            "record_health_checks: \"black,-silent\" is neither a list of checks nor one of those left out; write all, none, or some of no-data no-key-frame no-video no-audio frozen black silent with commas between, or each with - in front for all but those",
         ),
         (
             "record_resume_window=-1",

@@ -10,7 +10,7 @@ use crate::{
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Parts, deliveries and gaps of a recording that are told with it: the newest of each. A GET has all.
+/// Parts, deliveries, gaps and troubles of a recording that are told with it: the newest of each. A GET has all.
 const MAX_TOLD: usize = 50;
 
 /// One change of state.
@@ -36,7 +36,7 @@ pub enum Event {
         /// Number of the part that has begun, is whole, or has got its poster.
         #[serde(skip_serializing_if = "Option::is_none")]
         part: Option<u32>,
-        /// It has more parts or gaps than are told here.
+        /// It has more parts, gaps or troubles than are told here.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         partial: bool,
     },
@@ -130,7 +130,10 @@ pub enum RecordingChange {
     /// A reason was added to `degraded`.
     #[serde(rename = "recording.degraded")]
     Degraded,
-    /// A part has got its poster.
+    /// What was wrong with it while it runs is over (`health`), all of it.
+    #[serde(rename = "recording.healthy")]
+    Healthy,
+    /// A part has got its poster, or something that was wrong with it is over while something else still is.
     #[serde(rename = "recording.updated")]
     Updated,
 }

@@ -4,7 +4,7 @@ use super::{Cause, Deletion, Event, RecordingChange, SessionChange};
 use crate::{
     control::{Control, Rules, freshen},
     hub::{EndReason, Stream},
-    library::{Recording, RecordingId, Status},
+    library::{Health, HealthNews, Recording, RecordingId, Status},
     record::{Progress, Running},
 };
 use std::{
@@ -152,12 +152,14 @@ struct Seen {
     status: Status,
     parts_opened: u32,
     parts: usize,
+    /// What will always be missing from it.
     degraded: usize,
+    health: Vec<Health>,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Self { status: Status::Starting, parts_opened: 0, parts: 0, degraded: 0 }
+        Self { status: Status::Starting, parts_opened: 0, parts: 0, degraded: 0, health: Vec::new() }
     }
 }
 
@@ -184,8 +186,14 @@ impl Seen {
         }
         let whole = recording.parts.iter().skip(before.parts);
         news.extend(whole.map(|part| (RecordingChange::Part, Some(part.number))));
-        if recording.degraded.len() > before.degraded {
-            news.push((RecordingChange::Degraded, None));
+        let degraded =
+            recording.degraded.len() - recording.health.iter().filter(|h| h.until.is_none()).count();
+        match HealthNews::between(&before.health, &recording.health) {
+            Some(HealthNews::Degraded) => news.push((RecordingChange::Degraded, None)),
+            _ if degraded > before.degraded => news.push((RecordingChange::Degraded, None)),
+            Some(HealthNews::Healthy) => news.push((RecordingChange::Healthy, None)),
+            Some(HealthNews::Better) => news.push((RecordingChange::Updated, None)),
+            None => {}
         }
         if now.done {
             let failed = recording.status == Status::Failed;
@@ -195,7 +203,8 @@ impl Seen {
             status: recording.status,
             parts_opened: now.parts_opened,
             parts: recording.parts.len(),
-            degraded: recording.degraded.len(),
+            degraded,
+            health: recording.health.clone(),
         };
         news
     }

@@ -44,6 +44,8 @@ pub(in crate::library) enum News {
     Completed,
     Failed,
     Degraded,
+    /// Nothing is wrong with it any more.
+    Healthy,
 }
 
 impl News {
@@ -54,6 +56,7 @@ impl News {
             News::Completed => "recording.completed",
             News::Failed => "recording.failed",
             News::Degraded => "recording.degraded",
+            News::Healthy => "recording.healthy",
         }
     }
 

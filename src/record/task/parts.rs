@@ -188,7 +188,7 @@ impl Task {
         let Some(placed) = self.clock.place(&frame) else { return };
         let late = self.closing.as_ref().is_some_and(|c| placed.pts_ns() > c.until_ns + SEAM_LAG_NS);
         match part.write(&placed, kind) {
-            Ok(Place::Written) => {}
+            Ok(Place::Written) => self.vitals.written(&frame, kind),
             Ok(Place::NoTrack) if kind == MediaKind::Audio => {
                 drop(placed);
                 self.hold(frame, HELD_AUDIO_NS, now);
@@ -214,7 +214,7 @@ impl Task {
         let Some(closing) = &mut self.closing else { return };
         let Some(placed) = self.clock.place(&frame) else { return };
         match closing.part.write(&placed, MediaKind::Audio) {
-            Ok(Place::Written) => {}
+            Ok(Place::Written) => self.vitals.written(&frame, MediaKind::Audio),
             Ok(_) => self.frames_lost += 1,
             Err(source) => {
                 let file = closing.part.file.path().display().to_string();
