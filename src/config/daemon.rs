@@ -1,5 +1,6 @@
 //! `reeld.toml`: where the daemon listens, where it keeps things, and its limits.
 
+use super::disk::{self, DiskRule, RetentionRule};
 use super::toml_keys::{Known, Settings, count, duration, size, text};
 use super::ways_in::{self, SOURCE_KEYS, SourceConfig, SourceRules, TLS_KEYS, Tls, WEBRTC_KEYS, Webrtc};
 use super::{Loaded, Problem, outcome, quoted, read_file};
@@ -35,6 +36,12 @@ const KNOWN: &Known = &[
             "preroll_memory",
             "max_part_duration",
             "allow_sources",
+            "disk_warn",
+            "disk_refuse",
+            "disk_end",
+            "retention_age",
+            "retention_bytes",
+            "retention_free",
         ],
     ),
 ];
@@ -42,11 +49,11 @@ const KNOWN: &Known = &[
 const SECOND: Duration = Duration::from_secs(1);
 /// `[storage] sync_interval` where nothing is said.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(5);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const KIB: u64 = 1024;
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(super) const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-const GIB: u64 = 1024 * MIB;
+pub(super) const GIB: u64 = 1024 * MIB;
 
 /// Everything `reeld.toml` says. Paths are absolute; a path written relative starts at the file's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +73,10 @@ pub struct DaemonConfig {
     pub allow_sources: SourceRules,
     /// How often what is being written is synced to the disk; zero: after each fragment.
     pub sync_interval: Duration,
+    /// When the disk of the records counts as full.
+    pub disk: DiskRule,
+    /// Which recordings are deleted to make room.
+    pub retention: RetentionRule,
 }
 
 /// Port 0 picks a free port.
@@ -206,6 +217,8 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         paths,
         policy_file,
         limits: limits(settings),
+        disk: disk::disk(settings),
+        retention: disk::retention(settings),
         webrtc: ways_in::webrtc(settings),
         tls: ways_in::tls(settings, base),
         sources: ways_in::sources(settings, &allow_sources),
@@ -289,6 +302,7 @@ fn cross_check(settings: &mut Settings, config: &DaemonConfig) {
             "preroll_memory is smaller than max_message_size, so one frame can use it up; make it larger";
         settings.warn(line, what.into());
     }
+    disk::cross_check(settings, &config.disk, &config.retention);
     if config.paths.records == config.paths.state {
         let line = settings.line_of("paths", "records").max(settings.line_of("paths", "state"));
         let what =

@@ -3,6 +3,7 @@
 //! Loading never stops at the first mistake: every [`Problem`] of a file is collected with its line.
 
 mod daemon;
+mod disk;
 mod formats;
 mod name_template;
 mod policy;
@@ -13,6 +14,7 @@ mod watch;
 mod ways_in;
 
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
+pub use disk::{DiskRule, RetentionRule, Space};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
 pub use policy::{AudioRule, NameEncoding, NameRule, Policy, WebrtcRecording};
@@ -173,7 +175,7 @@ mod tests {
         std::fs::write(dir.path().join("reeld.toml"), uncomment("reeld.toml")).unwrap();
         let all = DaemonConfig::load(&dir.path().join("reeld.toml")).unwrap().0;
         assert_eq!((all.listen, all.limits), (shipped.listen, shipped.limits));
-        assert_eq!(all.sync_interval, shipped.sync_interval);
+        assert_eq!((all.sync_interval, all.disk), (shipped.sync_interval, shipped.disk));
     }
 
     #[test]

@@ -207,8 +207,8 @@ pub(super) async fn insert_recording(
 ) -> Result<(), LibraryError> {
     sqlx::query(
         "INSERT INTO recording (id, status, room_name, room_id, stream_name, media_session_id, session_id, \
-         protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error, locked) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(recording.id.to_string())
     .bind(recording.status.as_str())
@@ -225,6 +225,7 @@ pub(super) async fn insert_recording(
     .bind(to_sql(recording.size))
     .bind(to_json(&recording.lost))
     .bind(&recording.error)
+    .bind(recording.locked)
     .execute(tx)
     .await
     .map_err(sql(what))?;
@@ -334,6 +335,7 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, LibraryError> {
         lost: from_json("lost", get(row, "lost")?)?,
         deliveries: Vec::new(),
         error: get(row, "error")?,
+        locked: get(row, "locked")?,
     })
 }
 

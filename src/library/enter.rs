@@ -126,7 +126,7 @@ impl Library {
         let mut grown = BTreeSet::new();
         for found in batch {
             let id = found.identity.id;
-            match entry(&mut tx, &found, WHAT).await? {
+            match entry(&mut tx, self.storage(), &found, WHAT).await? {
                 Entry::Known => {}
                 Entry::Moved => entered.moved += 1,
                 Entry::Other => entered.left.push(found.part.file),
@@ -161,7 +161,12 @@ enum Entry {
     Other,
 }
 
-async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> Result<Entry, LibraryError> {
+async fn entry(
+    tx: &mut SqliteConnection,
+    storage: &Storage,
+    found: &Found,
+    what: &'static str,
+) -> Result<Entry, LibraryError> {
     let Found { identity, part, recovered, .. } = found;
     let (id, file) = (identity.id.to_string(), path_text(&part.file)?);
     let known = sqlx::query("SELECT file, sha256 FROM part WHERE recording_id = ? AND number = ?")
@@ -194,7 +199,10 @@ async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> 
         .await
         .map_err(sql(what))?;
     match status.as_deref().map(Status::parse) {
-        None => insert_recording(tx, &of_manifest(identity, *recovered), what).await?,
+        None => {
+            let locked = storage.is_marked_locked(&identity.id);
+            insert_recording(tx, &of_manifest(identity, *recovered, locked), what).await?;
+        }
         Some(Some(Status::Completed)) if *recovered => {
             sqlx::query("UPDATE recording SET status = 'recovered' WHERE id = ?")
                 .bind(&id)
@@ -209,7 +217,7 @@ async fn entry(tx: &mut SqliteConnection, found: &Found, what: &'static str) -> 
 }
 
 /// A recording of which only finished files are known.
-fn of_manifest(identity: &Identity, recovered: bool) -> Recording {
+fn of_manifest(identity: &Identity, recovered: bool, locked: bool) -> Recording {
     let identity = identity.clone();
     Recording {
         id: identity.id,
@@ -231,6 +239,7 @@ fn of_manifest(identity: &Identity, recovered: bool) -> Recording {
         lost: Lost::default(),
         deliveries: Vec::new(),
         error: None,
+        locked,
     }
 }
 

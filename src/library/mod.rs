@@ -10,12 +10,15 @@ mod delete;
 mod enter;
 mod files;
 mod list;
+mod lock;
 mod manifest;
 mod objects;
 mod open;
 mod outbox;
 mod posters;
 mod recover;
+mod retention;
+mod room;
 mod salvage;
 mod storage;
 mod strays;
@@ -33,6 +36,7 @@ pub use objects::{
 pub use outbox::{Delivery, HookJob, OutboxId};
 pub use posters::PosterJob;
 pub use recover::Interrupted;
+pub use retention::{DeletedFor, Ended, Stock, select};
 pub use salvage::{Inspect, MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
 pub use verify::{KnownPart, ReadOnlyCatalog};
@@ -72,6 +76,8 @@ pub enum LibraryError {
     Past { id: RecordingId, now: Status, wanted: Status },
     #[error("recording {id} is {}, and is not deleted before it has ended", .status.as_str())]
     NotEnded { id: RecordingId, status: Status },
+    #[error("recording {0} is locked, and is not deleted before it is unlocked")]
+    Locked(RecordingId),
     #[error(
         "the recording is out of the catalog, but {file} could not be removed: {source}; the next start tries again"
     )]

@@ -114,6 +114,9 @@ pub struct Recording {
     #[serde(default)]
     pub deliveries: Vec<PartDelivery>,
     pub error: Option<String>,
+    /// Nobody deletes it until it is unlocked.
+    #[serde(default)]
+    pub locked: bool,
 }
 
 impl Recording {

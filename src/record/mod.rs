@@ -18,12 +18,14 @@ mod state;
 pub mod sync;
 mod task;
 mod usage;
+mod volume;
 mod writer;
 
 pub use books::{Progress, Totals};
 pub use posters::{PosterWaker, Posters};
 pub use request::{Refusal, Source};
 pub use salvage::make_whole;
+pub use volume::Written;
 
 use crate::{
     config::Policy,
@@ -47,6 +49,7 @@ use sync::{SyncStats, Syncer};
 use task::Task;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
+use volume::Volume;
 use writer::Means;
 
 /// What to record and how. A recording keeps these to its end, whatever is reloaded meanwhile.
@@ -83,6 +86,7 @@ pub struct Running {
     waker: Waker,
     progress: watch::Receiver<Progress>,
     media_ms: Arc<AtomicU64>,
+    volume: Arc<Volume>,
 }
 
 impl Recorder {
@@ -114,6 +118,7 @@ impl Recorder {
             reason = "an entry per event of a recording's life, never per frame"
         )]
         let (entries, inbox) = mpsc::unbounded_channel();
+        let volume = Arc::<Volume>::default();
         let books = Books {
             identity: Identity::from(&started),
             library: self.library.clone(),
@@ -121,6 +126,7 @@ impl Recorder {
             progress,
             totals: self.totals(),
             on_commit: self.on_commit.clone(),
+            volume: volume.clone(),
         };
         self.books.spawn(books.keep(inbox));
         let media_ms = Arc::new(AtomicU64::new(0));
@@ -134,6 +140,7 @@ impl Recorder {
             storage,
             means,
             max_part_duration: order.max_part_duration,
+            volume: volume.clone(),
         };
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
         tracing::info!(
@@ -141,7 +148,12 @@ impl Recorder {
             session = %started.media_session_id, "recording"
         );
         let waker = self.pool.attach(task);
-        Running { id, waker, progress: watcher, media_ms }
+        Running { id, waker, progress: watcher, media_ms, volume }
+    }
+
+    /// Parts were stored, with their deliveries, by another way than a recording.
+    pub fn committed(&self) {
+        (self.on_commit)();
     }
 
     pub fn totals(&self) -> Arc<Totals> {
@@ -172,7 +184,12 @@ impl Running {
 
     /// Writes what has arrived until now and ends the recording; does not wait for it.
     pub fn stop(&self) {
-        self.waker.stop(self.id);
+        self.waker.stop(self.id, None);
+    }
+
+    /// As [`stop`](Self::stop), before anyone asked for it: `why` is told in `degraded`.
+    pub fn end_early(&self, why: String) {
+        self.waker.stop(self.id, Some(why));
     }
 
     /// Ends the part under way at the next key frame, which begins the next one. Answers when that is being written, or
@@ -236,6 +253,11 @@ impl Running {
         self.progress.changed().await.is_ok()
     }
 
+    /// How much it has written, and still has to.
+    pub fn written(&self) -> Written {
+        self.volume.written()
+    }
+
     /// Media time recorded so far, ms.
     pub fn media_ms(&self) -> u64 {
         self.media_ms.load(Ordering::Relaxed)
@@ -285,5 +307,6 @@ fn new_recording(order: &Order) -> Recording {
         lost: Lost::default(),
         deliveries: Vec::new(),
         error: None,
+        locked: false,
     }
 }
