@@ -256,6 +256,8 @@ fn facts_of(config: &DaemonConfig, addresses: Addresses, ways_in: WaysIn) -> Fac
         limits: facts::limits(config),
         connections: Box::new(move || ways_in.connections()),
         hooks: config.paths.hooks.clone(),
+        disk: config.disk,
+        retention: config.retention,
     }
 }
 

@@ -183,6 +183,8 @@ pub(super) struct Recording {
     size: u64,
     pub(super) parts: Vec<Part>,
     pub(super) error: Option<String>,
+    #[serde(default)]
+    locked: bool,
 }
 
 #[derive(Deserialize)]
@@ -195,7 +197,7 @@ impl Recording {
         vec![
             format!("{}/{}", self.room_name, self.stream_name),
             self.id.clone(),
-            self.status.clone(),
+            if self.locked { format!("{}, locked", self.status) } else { self.status.clone() },
             table::time(self.started_at),
             table::duration(self.duration_ms),
             table::size(self.size),

@@ -8,7 +8,8 @@ mod follow;
 mod ring;
 
 pub use event::{
-    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, RecordingChange, SessionChange,
+    Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, RecordingChange, RecordingRefused,
+    SessionChange,
 };
 pub use ring::Told;
 

@@ -7,19 +7,22 @@ mod files;
 mod objects;
 pub mod record_once;
 mod recording;
+mod retention;
 mod rooms;
 mod rules;
 mod sources;
 pub mod verify;
+mod waiting;
 pub mod whip;
 
 pub use crate::{
     library::{Filter, Page, Part, Recording, RecordingId, Status},
     record::Refusal,
 };
+pub use disk::{Mark, Marks};
 pub use events::{
     Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch,
-    RecordingChange, SessionChange, Told, WatchEnd,
+    RecordingChange, RecordingRefused, SessionChange, Told, WatchEnd,
 };
 pub use files::{Media, Resource, read_aside};
 pub use objects::*;
@@ -28,7 +31,7 @@ pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
-    config::Rotation,
+    config::{DiskRule, RetentionRule, Rotation},
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
     library::{Library, LibraryError},
@@ -43,10 +46,12 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
+use tokio::sync::Notify;
+use waiting::Waiting;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ControlError {
@@ -86,8 +91,13 @@ pub enum ControlError {
     UnknownFile(String),
     #[error("recording {0} has not ended; stop it, then delete it")]
     StillRunning(RecordingId),
+    #[error("recording {0} is locked; unlock it by DELETE /api/v1/recordings/{0}/lock, then delete it")]
+    Locked(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
+    /// There is no room for a recording.
+    #[error("{0}")]
+    DiskFull(String),
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
     #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
@@ -134,6 +144,10 @@ pub struct Facts {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where a relative hook script is looked for.
     pub hooks: PathBuf,
+    /// When the disk of the records counts as full.
+    pub disk: DiskRule,
+    /// Which recordings are deleted to make room.
+    pub retention: RetentionRule,
 }
 
 /// A cheap handle; all clones are the same.
@@ -147,6 +161,11 @@ struct Inner {
     recorder: Recorder,
     library: Library,
     disk: Disk,
+    /// Streams that the policy wants recorded and that cannot be now.
+    waiting: Waiting,
+    /// Retention looks at once.
+    retention_wake: Arc<Notify>,
+    deleted_by_retention: AtomicU64,
     sources: Sources,
     facts: Facts,
     events: Events,
@@ -169,7 +188,10 @@ impl Control {
         events: Events,
     ) -> Self {
         let inner = Inner {
-            disk: Disk::watch(library.storage().folder().to_owned()),
+            disk: Disk::watch(library.storage().clone(), facts.disk),
+            waiting: Waiting::default(),
+            retention_wake: Arc::default(),
+            deleted_by_retention: AtomicU64::new(0),
             hub,
             recorder,
             library,
@@ -181,7 +203,12 @@ impl Control {
             shutting_down: AtomicBool::new(false),
             going_down: AtomicBool::new(false),
         };
-        Self { inner: Arc::new(inner) }
+        let control = Self { inner: Arc::new(inner) };
+        tokio::spawn(disk::keep(Arc::downgrade(&control.inner)));
+        if !control.inner.facts.retention.is_off() {
+            tokio::spawn(retention::keep(Arc::downgrade(&control.inner)));
+        }
+        control
     }
 
     pub fn rules(&self) -> Arc<Rules> {
@@ -266,6 +293,16 @@ impl Control {
             return Err(ControlError::ShuttingDown.to_string());
         }
         self.inner.disk.ready()
+    }
+
+    /// The disk of the records folder, as it was when it last answered.
+    pub fn disk(&self) -> DiskInfo {
+        self.inner.disk.info()
+    }
+
+    /// Starts that were refused, and recordings that were ended, because the disk was full.
+    pub fn disk_full(&self) -> (u64, u64) {
+        (self.inner.disk.refused(), self.inner.disk.ended())
     }
 
     /// Recordings whose frames are being written.

@@ -57,8 +57,21 @@ impl Control {
     }
 
     fn begin_by_policy(&self, active: &mut Actives<Running>, source: Source) {
-        let Source { stream, subscriber } = source;
         let rules = self.rules();
+        // A start or a switch that was faster has it already.
+        if !Self::is_wanted(&source.stream, &rules) || active.live(source.stream.id()).is_some() {
+            return;
+        }
+        let Source { stream, subscriber } = source;
+        match self.inner.disk.admits() {
+            // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
+            Ok(()) => drop(self.begin(active, stream, subscriber, &rules, Vec::new())),
+            Err(error) => self.have_wait(stream, &error),
+        }
+    }
+
+    /// Whether the policy, or the publisher, wants it recorded.
+    pub(super) fn is_wanted(stream: &Stream, rules: &Rules) -> bool {
         let by_policy = match stream.announce().protocol {
             Protocol::Rtmp => rules.policy.record_rtmp_streams,
             Protocol::Rtsp => rules.policy.record_rtsp_streams,
@@ -67,12 +80,7 @@ impl Control {
         };
         let never = stream.announce().protocol == Protocol::Webrtc
             && rules.policy.record_webrtc_streams == WebrtcRecording::Never;
-        let wanted = rules.policy.record_streams && !never && (by_policy || stream.announce().record);
-        // A start or a switch that was faster has it already.
-        if wanted && active.live(stream.id()).is_none() {
-            // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
-            self.begin(active, stream, subscriber, &rules, Vec::new());
-        }
+        rules.policy.record_streams && !never && (by_policy || stream.announce().record)
     }
 
     pub async fn start_recording(
@@ -90,10 +98,11 @@ impl Control {
                 return Err(ControlError::ShuttingDown);
             }
             let recording = active.live(id).map(|a| a.id);
+            if let Some(recording) = recording.filter(|_| when_running == WhenRunning::Refuse) {
+                return Err(ControlError::AlreadyRecording { session: id, recording });
+            }
+            self.inner.disk.admits()?;
             if let Some(recording) = recording {
-                if when_running == WhenRunning::Refuse {
-                    return Err(ControlError::AlreadyRecording { session: id, recording });
-                }
                 stop(&mut active, recording);
             }
             // What came before is in the file that ends now.
@@ -128,22 +137,25 @@ impl Control {
             stop(&mut active, recording);
             running
         };
-        Ok(running.done().await)
+        Ok(self.with_lock(running.done().await).await)
     }
 
     /// Ends the file under way at the next key frame, which begins the next one; answers then, or after 2 s.
     pub async fn split_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
-        self.recording_of(id)?.split().await.map_err(ControlError::Refused)
+        let split = self.recording_of(id)?.split().await.map_err(ControlError::Refused)?;
+        Ok(self.with_lock(split).await)
     }
 
     /// Leaves out what comes from now on; the file stays open.
     pub async fn pause_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
-        self.recording_of(id)?.pause().await.map_err(ControlError::Refused)
+        let pause = self.recording_of(id)?.pause().await.map_err(ControlError::Refused)?;
+        Ok(self.with_lock(pause).await)
     }
 
     /// Goes on in the same file at the next key frame; answers then, or after 2 s.
     pub async fn resume_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
-        self.recording_of(id)?.resume().await.map_err(ControlError::Refused)
+        let resume = self.recording_of(id)?.resume().await.map_err(ControlError::Refused)?;
+        Ok(self.with_lock(resume).await)
     }
 
     /// Has a recording go on with another live stream, at that one's next key frame; answers then, or after 2 s. It belongs

@@ -86,6 +86,7 @@ impl Control {
         if streams.is_empty() {
             return Err(ControlError::UnknownRoom(room.clone()));
         }
+        self.inner.disk.admits()?;
         let (mut begun, mut failed) = (Vec::new(), Vec::new());
         for stream in streams {
             match self.subscribe(&stream, preroll) {

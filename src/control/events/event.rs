@@ -37,11 +37,21 @@ pub enum Event {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         partial: bool,
     },
+    /// The policy wants a stream recorded, and that has to wait.
+    Refused {
+        #[serde(rename = "type")]
+        what: RecordingRefused,
+        session: Box<Session>,
+        reason: String,
+    },
     /// Nobody finds it any more.
     Deleted {
         #[serde(rename = "type")]
         what: Deletion,
         recording_id: RecordingId,
+        /// The key in `[limits]` that asked for it; none when a call did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
     },
     Delivery {
         #[serde(rename = "type")]
@@ -111,9 +121,15 @@ pub enum RecordingChange {
     /// A reason was added to `degraded`.
     #[serde(rename = "recording.degraded")]
     Degraded,
-    /// A part has got its poster.
+    /// A part has got its poster; without a part: it was locked or unlocked, or files that had found no room are whole.
     #[serde(rename = "recording.updated")]
     Updated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum RecordingRefused {
+    #[serde(rename = "recording.refused")]
+    Refused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -136,8 +152,12 @@ pub enum DiskMark {
     Enough,
     #[serde(rename = "disk.low")]
     Low,
-    #[serde(rename = "disk.full")]
-    Full,
+    /// Nothing new is recorded.
+    #[serde(rename = "disk.refusing")]
+    Refusing,
+    /// What is recorded is ended.
+    #[serde(rename = "disk.ending")]
+    Ending,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -180,7 +200,11 @@ impl Cause {
 }
 
 impl Event {
-    pub(super) fn recording(what: RecordingChange, mut recording: Recording, part: Option<u32>) -> Self {
+    pub(in crate::control) fn recording(
+        what: RecordingChange,
+        mut recording: Recording,
+        part: Option<u32>,
+    ) -> Self {
         let mut partial = keep_newest(&mut recording.parts, MAX_PARTS);
         partial |= keep_newest(&mut recording.deliveries, MAX_PARTS);
         partial |= keep_newest(&mut recording.lost.gaps, MAX_GAPS);
@@ -212,7 +236,11 @@ impl From<Delivered> for Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{library::testing, media::Gap};
+    use crate::{
+        control::{Mark, Marks},
+        library::testing,
+        media::Gap,
+    };
     use serde_json::json;
 
     #[test]
@@ -270,7 +298,16 @@ mod tests {
             attempts: 3,
             error: Some("exit code 1".into()),
         };
-        let disk = DiskInfo { path: "/records".into(), free_bytes: 5, total_bytes: 9 };
+        let disk = DiskInfo {
+            path: "/records".into(),
+            free_bytes: 5,
+            total_bytes: 9,
+            bytes_per_second: 2,
+            seconds_to_full: Some(1),
+            mark: Mark::Low,
+            marks: Marks { warn_bytes: 6, refuse_bytes: 4, end_bytes: 3 },
+            reserved_bytes: 1,
+        };
         for (event, wanted) in [
             (
                 Event::from(delivered),
@@ -278,12 +315,18 @@ mod tests {
                     "attempts": 3, "error": "exit code 1"}),
             ),
             (
-                Event::Deleted { what: Deletion::Deleted, recording_id: id },
+                Event::Deleted { what: Deletion::Deleted, recording_id: id, reason: None },
                 json!({"type": "recording.deleted", "recordingId": id}),
             ),
             (
+                Event::Deleted { what: Deletion::Deleted, recording_id: id, reason: Some("retention_age") },
+                json!({"type": "recording.deleted", "recordingId": id, "reason": "retention_age"}),
+            ),
+            (
                 Event::Disk { what: DiskMark::Low, disk },
-                json!({"type": "disk.low", "disk": {"path": "/records", "freeBytes": 5, "totalBytes": 9}}),
+                json!({"type": "disk.low", "disk": {"path": "/records", "freeBytes": 5, "totalBytes": 9, "bytesPerSecond": 2,
+                    "secondsToFull": 1, "mark": "low", "marks": {"warnBytes": 6, "refuseBytes": 4, "endBytes": 3},
+                    "reservedBytes": 1}}),
             ),
             (
                 Event::Config {
