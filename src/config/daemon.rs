@@ -46,10 +46,10 @@ const KNOWN: &Known = &[
     ),
 ];
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// `[storage] sync_interval` where nothing is said.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(5);
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(super) const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

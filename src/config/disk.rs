@@ -1,6 +1,6 @@
 //! `[limits] disk_*` and `retention_*`: how much room the records folder keeps, and which recordings make room.
 
-use super::daemon::{GIB, HOUR, KIB, MINUTE};
+use super::daemon::{GIB, HOUR, KIB, SECOND};
 use super::quoted;
 use super::toml_keys::{Settings, duration, size};
 use std::{fmt, time::Duration};
@@ -134,7 +134,7 @@ pub(super) fn disk(settings: &mut Settings) -> DiskRule {
 
 pub(super) fn retention(settings: &mut Settings) -> RetentionRule {
     RetentionRule {
-        age: settings.get("limits", "retention_age", None, |v| duration(v, MINUTE..=100 * YEAR).map(Some)),
+        age: settings.get("limits", "retention_age", None, |v| duration(v, SECOND..=100 * YEAR).map(Some)),
         bytes: settings.get("limits", "retention_bytes", None, |v| size(v, 1..=LARGEST).map(Some)),
         free: settings.get("limits", "retention_free", None, |v| Space::parse(v).map(Some)),
     }
@@ -217,7 +217,7 @@ mod tests {
             ("disk_end = \"1%% or 1GiB\"", "is no share"),
             ("disk_end = \"lots\"", "or a share, like \"10%\""),
             ("disk_refuse = true", "expected a size"),
-            ("retention_age = \"1s\"", "is out of range"),
+            ("retention_age = \"500ms\"", "is out of range"),
             ("retention_age = \"10m\"", "within the hour"),
             ("disk_refuse = \"1%\"\ndisk_end = \"3%\"", "disk_refuse (1%) is less than disk_end (3%)"),
             ("disk_warn = \"1GiB\"\ndisk_refuse = \"2GiB\"", "make disk_warn larger"),

@@ -22,5 +22,6 @@ pub mod play;
 pub mod relay;
 pub mod rtmp;
 pub mod rtsp;
+pub mod small_disk;
 pub mod wait;
 pub mod ws;
