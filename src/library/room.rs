@@ -12,8 +12,9 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 /// Where a file system cannot be asked for blocks, they are written; no more than this, as it takes time.
@@ -22,11 +23,9 @@ const BLOCK: usize = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// Held while the file changes.
-    changing: Mutex<()>,
+    /// Held while the file changes. Since when what was kept is given back.
+    given_back: Mutex<Option<Instant>>,
     bytes: AtomicU64,
-    /// Since it was given back, until it is kept again.
-    given_back: AtomicBool,
 }
 
 impl Storage {
@@ -34,9 +33,14 @@ impl Storage {
         self.folder().join(".reeld-reserve")
     }
 
-    /// Has `bytes` of the disk kept, more or less than before. What an earlier daemon kept counts. Blocks.
-    pub fn keep_room(&self, bytes: u64) -> io::Result<()> {
-        let _changing = self.changing_room();
+    /// Has `bytes` of the disk kept, more or less than before, as the disk looked at `seen`: what was given back later stays
+    /// so. What an earlier daemon kept counts. Blocks.
+    pub fn keep_room(&self, bytes: u64, seen: Instant) -> io::Result<()> {
+        let mut given_back = self.changing_room();
+        if given_back.is_some_and(|at| seen <= at) {
+            return Ok(());
+        }
+        *given_back = None;
         let path = self.room_file();
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
         let has = file.metadata()?.len();
@@ -46,14 +50,12 @@ impl Storage {
             let _ = fs::remove_file(&path);
         });
         self.room().bytes.store(*kept.as_ref().unwrap_or(&0), Ordering::Relaxed);
-        self.room().given_back.store(false, Ordering::Relaxed);
         kept.map(|_| ())
     }
 
     /// Gives back what is kept, until it is asked to be kept again. Blocks.
     pub fn give_back_room(&self) {
-        let _changing = self.changing_room();
-        if self.room().given_back.swap(true, Ordering::Relaxed) {
+        if self.changing_room().replace(Instant::now()).is_some() {
             return;
         }
         match fs::remove_file(self.room_file()) {
@@ -79,8 +81,8 @@ impl Storage {
         self.room().bytes.load(Ordering::Relaxed)
     }
 
-    fn changing_room(&self) -> MutexGuard<'_, ()> {
-        self.room().changing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changing_room(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.room().given_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,21 +117,37 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let storage = Storage::open(dir.path()).unwrap();
         let blocks = || fs::metadata(storage.room_file()).map_or(0, |found| found.blocks() * 512);
-        storage.keep_room(1 << 20).unwrap();
+        let keep = |storage: &Storage, bytes| storage.keep_room(bytes, Instant::now()).unwrap();
+        keep(&storage, 1 << 20);
         assert!(blocks() >= 1 << 20, "{} bytes", blocks());
-        storage.keep_room(3 << 20).unwrap();
+        keep(&storage, 3 << 20);
         assert!(blocks() >= 3 << 20, "{} bytes", blocks());
-        storage.keep_room(1 << 20).unwrap();
+        keep(&storage, 1 << 20);
         assert_eq!((blocks(), storage.room_bytes()), (1 << 20, 1 << 20));
 
         let again = Storage::open(dir.path()).unwrap();
-        again.keep_room(2 << 20).unwrap();
+        keep(&again, 2 << 20);
         assert_eq!(blocks(), 2 << 20, "what an earlier daemon kept counts");
         storage.make_room_for(1);
         assert!(blocks() > 0, "there is a byte");
         storage.make_room_for(u64::MAX);
         storage.give_back_room();
         assert_eq!((blocks(), storage.room_bytes()), (0, 0));
+    }
+
+    /// The thread that looks at the disk took the room again that was given back a moment before, and the file that it was
+    /// given back for could not be ended.
+    #[test]
+    fn what_was_given_back_is_not_taken_by_an_older_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let before = Instant::now();
+        storage.keep_room(1 << 20, before).unwrap();
+        storage.give_back_room();
+        storage.keep_room(1 << 20, before).unwrap();
+        assert_eq!(storage.room_bytes(), 0);
+        storage.keep_room(1 << 20, Instant::now()).unwrap();
+        assert_eq!(storage.room_bytes(), 1 << 20);
     }
 
     #[test]

@@ -105,12 +105,15 @@ impl Control {
         streams.into_iter().for_each(|stream| self.wait_for_room(stream));
     }
 
-    /// A recording has found no room before a look saw that there is none.
-    pub(in crate::control) fn no_room_for(&self, stream: &Arc<Stream>) {
+    /// A recording has found no room before a look saw that there is none. What is kept is given back for its end: the others
+    /// end too before they have written there.
+    pub(in crate::control) fn no_room(&self) {
         self.inner.disk.was_full();
-        if !self.is_shutting_down() {
-            self.wait_for_room(stream.clone());
+        if self.is_shutting_down() {
+            return;
         }
+        let all: Vec<_> = self.writers().into_iter().filter(|w| !w.ending).map(|w| w.id).collect();
+        self.end_for_room(&all);
     }
 
     /// A stream whose recording was ended is recorded again when there is room, if the policy wants that.

@@ -173,6 +173,7 @@ impl Disk {
             // Less would take from those that end now; more is made when there is room.
             keep_room: (mark < Mark::Ending).then(|| room(writers, seen.total_bytes)),
             give_back: mark == Mark::Ending && tight,
+            seen: Some(seen.at),
         });
         let passed = (mark != standing.told).then_some(mark);
         standing.told = mark;

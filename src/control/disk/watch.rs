@@ -43,6 +43,8 @@ pub(super) struct Orders {
     pub keep_room: Option<u64>,
     /// What is kept is needed now.
     pub give_back: bool,
+    /// When the look was that this follows from; `None`: there was none yet.
+    pub seen: Option<Instant>,
 }
 
 impl Watch {
@@ -87,14 +89,14 @@ impl Watch {
 fn keep_looking(storage: &Storage, told: &watch::Sender<Seen>, orders: &Mutex<Orders>, ended: &Receiver<()>) {
     let mut room = Keeping::default();
     loop {
-        let Orders { hurry, keep_room, give_back } = *lock(orders);
+        let Orders { hurry, keep_room, give_back, seen } = *lock(orders);
         if ended.recv_timeout(if hurry { HURRY } else { LOOK_EVERY }) != Err(RecvTimeoutError::Timeout) {
             return;
         }
         if give_back && storage.room_bytes() > 0 {
             storage.give_back_room();
-        } else if let Some(bytes) = keep_room {
-            room.keep(storage, bytes);
+        } else if let (Some(bytes), Some(seen)) = (keep_room, seen) {
+            room.keep(storage, bytes, seen);
         }
         told.send_replace(Seen::now(storage.folder()));
     }
@@ -107,12 +109,12 @@ struct Keeping {
 }
 
 impl Keeping {
-    fn keep(&mut self, storage: &Storage, bytes: u64) {
+    fn keep(&mut self, storage: &Storage, bytes: u64, seen: Instant) {
         let before = self.failed;
         if storage.room_bytes() == bytes || before.is_some_and(|(at, _)| at.elapsed() < KEEP_AGAIN) {
             return;
         }
-        self.failed = storage.keep_room(bytes).err().map(|error| {
+        self.failed = storage.keep_room(bytes, seen).err().map(|error| {
             if before.is_none_or(|(_, kind)| kind != error.kind()) {
                 tracing::warn!(bytes, %error, "no room can be kept for the end of recordings; told once");
             }
@@ -148,14 +150,15 @@ mod tests {
         let watch = Watch::start(storage);
         assert!(watch.seen().writable.is_err(), "there is no such folder");
         std::fs::create_dir(&records).expect("a folder");
-        watch.order(Orders { hurry: true, keep_room: Some(1 << 20), give_back: false });
+        let seen = Some(Instant::now());
+        watch.order(Orders { hurry: true, keep_room: Some(1 << 20), give_back: false, seen });
         let mut looks = watch.looks();
         let kept = looks.wait_for(|seen| seen.writable.is_ok() && watch.room_bytes() == 1 << 20);
         let seen =
             tokio::time::timeout(Duration::from_secs(10), kept).await.expect("seen").expect("a thread");
         assert!(seen.total_bytes > 0);
         drop(seen);
-        watch.order(Orders { hurry: true, keep_room: None, give_back: true });
+        watch.order(Orders { hurry: true, keep_room: None, give_back: true, seen: None });
         let given_back = looks.wait_for(|_| watch.room_bytes() == 0);
         tokio::time::timeout(Duration::from_secs(10), given_back).await.expect("seen").expect("a thread");
         assert_eq!(std::fs::read_dir(records).expect("a folder").count(), 0);

@@ -73,7 +73,7 @@ impl Control {
         loop {
             let now = running.progress_seen();
             if now.disk_full && !std::mem::replace(&mut no_room, true) {
-                self.no_room_for(&now.stream);
+                self.no_room();
             }
             {
                 let mut active = self.active();
