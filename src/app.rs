@@ -146,6 +146,7 @@ impl App {
             all_bytes: config.limits.recorder_memory_bytes,
         };
         let (hub, publishing) = Hub::new(queues, preroll);
+        hub.set_max_streams(config.admission.max_sessions);
 
         let listeners = Listeners::bind(&config).await?;
         let http_listener = ways_in::listen("http", config.listen.http).await?;

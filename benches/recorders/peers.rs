@@ -168,8 +168,9 @@ fn start_reeld(tools: &Tools, folder: &Path, port: u16, http: u16, audio: &str, 
         writeln!(text, "{name} = {}", quoted(&folder.join(name)))?;
     }
     writeln!(text, "pipelines = {}\n\n[policy]\nfile = {}", quoted(&tools.pipelines), quoted(&properties))?;
-    // WebRTC publishers connect one after another and begin together.
+    // WebRTC publishers connect one after another and begin together. What is measured is not refused.
     writeln!(text, "\n[limits]\nconnect_timeout = \"5m\"\npublisher_timeout = \"2m\"")?;
+    writeln!(text, "max_transcodes = 0\nmax_cpu = \"off\"")?;
     fs::write(&config, text).context("cannot write reeld.toml")?;
     let policy = format!(
         "record_flash_published_streams=true\nrecord_webrtc_streams=always\nrecord_audio={audio}\n\

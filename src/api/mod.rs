@@ -134,9 +134,12 @@ fn status(kind: Kind) -> StatusCode {
         Kind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::ShuttingDown | Kind::NotReady | Kind::Busy | Kind::TooManyWatchers => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Kind::ShuttingDown
+        | Kind::NotReady
+        | Kind::Busy
+        | Kind::TooMany
+        | Kind::Overloaded
+        | Kind::TooManyWatchers => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -170,6 +173,8 @@ impl From<ControlError> for Problem {
             ControlError::Locked(_) => Kind::RecordingLocked,
             ControlError::DiskFull(_) => Kind::DiskFull,
             ControlError::BadCursor => Kind::BadCursor,
+            ControlError::NotAdmitted(why) if why.is_load() => Kind::Overloaded,
+            ControlError::NotAdmitted(_) => Kind::TooMany,
             ControlError::ShuttingDown => Kind::ShuttingDown,
             ControlError::UnknownSource(_) => Kind::UnknownSource,
             ControlError::BadSource(_) => Kind::BadSource,
@@ -223,7 +228,7 @@ where
 mod tests {
     use super::*;
     use crate::{
-        control::{RecordingId, SourceId},
+        control::{NotAdmitted, RecordingId, SourceId},
         media::{MediaSessionId, RoomName},
     };
 
@@ -257,6 +262,8 @@ mod tests {
             (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),
             (ControlError::BadCursor, 400, 400),
             (ControlError::ShuttingDown, 503, 503),
+            (ControlError::NotAdmitted(NotAdmitted::Recordings { max: 2 }), 503, 503),
+            (ControlError::NotAdmitted(NotAdmitted::Copy { percent: 99, max: 90 }), 503, 503),
             (ControlError::UnknownSource(SourceId::random()), 404, 404),
             (ControlError::BadSource("uri".into()), 400, 400),
             (ControlError::SourceNotSupported("rtsps".into()), 400, 400),

@@ -63,6 +63,8 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/if-match-missing` | 428 | the call needs `If-Match` |
 /// | `/problems/if-match-wrong` | 412 | `If-Match` is not the `ETag` in force |
 /// | `/problems/busy` | 503 | as many publishers as allowed are connected |
+/// | `/problems/too-many` | 503 | `[limits]` allows no more recordings, transcodings or streams at the same time |
+/// | `/problems/overloaded` | 503 | the processors are busier than `[limits] max_cpu` |
 /// | `/problems/upgrade-required` | 426 | the call is a WebSocket's, and its request is not |
 /// | `/problems/origin-not-allowed` | 403 | a browser asks for the page of another site |
 /// | `/problems/too-many-watchers` | 503 | as many clients as allowed watch events |
@@ -119,6 +121,8 @@ pub(super) enum Kind {
     OriginNotAllowed,
     TooManyWatchers,
     Busy,
+    TooMany,
+    Overloaded,
     ShuttingDown,
     NotReady,
     Failed,
@@ -179,6 +183,8 @@ impl Kind {
             Kind::OriginNotAllowed => ("/problems/origin-not-allowed", "Origin not allowed"),
             Kind::TooManyWatchers => ("/problems/too-many-watchers", "Too many watchers"),
             Kind::Busy => ("/problems/busy", "Too many publishers"),
+            Kind::TooMany => ("/problems/too-many", "Too many at the same time"),
+            Kind::Overloaded => ("/problems/overloaded", "Processors are busy"),
             Kind::ShuttingDown => ("/problems/shutting-down", "Shutting down"),
             Kind::NotReady => ("/problems/not-ready", "Not ready"),
             Kind::Failed => ("/problems/failed", "Failed"),

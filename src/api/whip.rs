@@ -218,6 +218,7 @@ impl From<WhipError> for Problem {
             WhipError::NoRestart => Kind::NoIceRestart,
             WhipError::Name(_) => Kind::BadName,
             WhipError::NameTaken(_) => Kind::NameTaken,
+            WhipError::TooManyStreams(_) => Kind::TooMany,
             WhipError::Busy(_) | WhipError::NoPort(_) => Kind::Busy,
             WhipError::ShuttingDown => Kind::ShuttingDown,
             WhipError::UnknownSession => Kind::UnknownSession,

@@ -4,9 +4,9 @@ use super::AppError;
 use super::ways_in::WaysIn;
 use crate::{
     config::DaemonConfig,
-    control::{Addresses, Control, DiskInfo, LimitsInfo},
+    control::{Addresses, Control, DiskInfo, LimitsInfo, NotAdmitted},
     hub::Hub,
-    record::{Totals, sync::SyncStats},
+    record::{Totals, sync::SyncStats, transcodes_possible},
     telemetry::Metrics,
 };
 use sd_notify::NotifyState;
@@ -55,11 +55,15 @@ pub(super) fn tell_addresses(file: &Path, addresses: &Addresses) -> Result<(), A
 }
 
 pub(super) fn limits(config: &DaemonConfig) -> LimitsInfo {
-    let limits = &config.limits;
+    let (limits, admission) = (&config.limits, config.admission);
     let ms = |d: std::time::Duration| d.as_millis() as u64;
     LimitsInfo {
         max_connections: limits.max_connections,
         connections: 0,
+        max_recordings: admission.max_recordings,
+        max_sessions: admission.max_sessions,
+        max_transcodes: admission.max_transcodes.unwrap_or_else(transcodes_possible),
+        max_cpu_percent: admission.max_cpu_percent,
         max_message_bytes: limits.max_message_bytes,
         publisher_timeout_ms: ms(limits.publisher_timeout),
         handshake_timeout_ms: ms(limits.handshake_timeout),
@@ -89,6 +93,7 @@ pub(super) fn metrics(
         move || pick(&totals).load(Ordering::Relaxed)
     };
     add_syncs(&mut metrics, &syncs);
+    add_admission(&mut metrics, &hub, &control);
     let (server, refusing) = (rtmp.clone(), rtmp.clone());
     let (preroll, short, queued) = (hub.clone(), hub.clone(), hub.clone());
     metrics.gauge("sessions", "Live streams.", move || hub.stream_count() as u64);
@@ -157,16 +162,34 @@ fn add_disk(metrics: &mut Metrics, control: &Control) {
         full,
         disk(|d| d.seconds_to_full.map_or(TEN_YEARS_S, |s| s.min(TEN_YEARS_S))),
     );
-    let (refused, ended, deleted, waiting) =
-        (control.clone(), control.clone(), control.clone(), control.clone());
+    let (refused, ended, deleted) = (control.clone(), control.clone(), control.clone());
     metrics.counter("disk_full_refused", "Starts refused: the disk was full.", move || refused.disk_full().0);
     metrics.counter("disk_full_ended", "Recordings ended: the disk was full.", move || ended.disk_full().1);
     metrics.counter("retention_deleted", "Recordings deleted by retention.", move || {
         deleted.deleted_by_retention()
     });
-    metrics.gauge("recordings_waiting", "Streams to be recorded that have to wait.", move || {
+}
+
+fn add_admission(metrics: &mut Metrics, hub: &Hub, control: &Control) {
+    let of_hub = hub.clone();
+    let refused_streams: Box<dyn Fn() -> u64 + Send + Sync> = Box::new(move || of_hub.refused());
+    let starts = NotAdmitted::REASONS.into_iter().map(|reason| {
+        let control = control.clone();
+        let read: Box<dyn Fn() -> u64 + Send + Sync> = Box::new(move || control.refused(reason));
+        (reason, read)
+    });
+    let refused = starts.chain([("max_sessions", refused_streams)]);
+    metrics.counter_by("refused", "Starts and streams refused or put off: [limits].", "reason", refused);
+    let waiting = control.clone();
+    metrics.gauge("recordings_waiting", "Streams that wait to be recorded.", move || {
         waiting.waiting_to_be_recorded() as u64
     });
+    let (all, own, busy) = (control.clone(), control.clone(), control.clone());
+    metrics.gauge("cpu_busy", "1 while the processors are too busy for more transcoding.", move || {
+        u64::from(busy.is_busy())
+    });
+    metrics.gauge("cpu_percent", "How busy the processors are that it may use.", move || all.cpu_percent().0);
+    metrics.gauge("daemon_cpu_percent", "The daemon's own part of that.", move || own.cpu_percent().1);
 }
 
 fn add_syncs(metrics: &mut Metrics, syncs: &Arc<SyncStats>) {

@@ -1,5 +1,6 @@
 //! `reeld.toml`: where the daemon listens, where it keeps things, and its limits.
 
+use super::admission::{Admission, admission};
 use super::disk::{self, DiskRule, RetentionRule};
 use super::toml_keys::{Known, Settings, count, duration, size, text};
 use super::ways_in::{self, SOURCE_KEYS, SourceConfig, SourceRules, TLS_KEYS, Tls, WEBRTC_KEYS, Webrtc};
@@ -42,6 +43,10 @@ const KNOWN: &Known = &[
             "retention_age",
             "retention_bytes",
             "retention_free",
+            "max_recordings",
+            "max_sessions",
+            "max_transcodes",
+            "max_cpu",
         ],
     ),
 ];
@@ -65,6 +70,8 @@ pub struct DaemonConfig {
     /// The SQLite file of the catalog.
     pub catalog_file: PathBuf,
     pub limits: Limits,
+    /// How much is taken on at the same time.
+    pub admission: Admission,
     pub webrtc: Webrtc,
     /// For RTMPS.
     pub tls: Option<Tls>,
@@ -219,6 +226,7 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         limits: limits(settings),
         disk: disk::disk(settings),
         retention: disk::retention(settings),
+        admission: admission(settings),
         webrtc: ways_in::webrtc(settings),
         tls: ways_in::tls(settings, base),
         sources: ways_in::sources(settings, &allow_sources),

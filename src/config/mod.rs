@@ -2,6 +2,7 @@
 //!
 //! Loading never stops at the first mistake: every [`Problem`] of a file is collected with its line.
 
+mod admission;
 mod daemon;
 mod disk;
 mod formats;
@@ -13,6 +14,7 @@ mod toml_keys;
 mod watch;
 mod ways_in;
 
+pub use admission::Admission;
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
 pub use disk::{DiskRule, RetentionRule, Space};
 pub use formats::{Container, FormatError, RecordFormats};

@@ -1,6 +1,8 @@
 //! The verbs: what both API dialects, the CLI and the policy do to streams and recordings.
 
 mod active;
+mod admission;
+mod cpu;
 mod disk;
 mod events;
 mod files;
@@ -12,13 +14,13 @@ mod rooms;
 mod rules;
 mod sources;
 pub mod verify;
-mod waiting;
 pub mod whip;
 
 pub use crate::{
     library::{Filter, Page, Part, Recording, RecordingId, Status},
     record::Refusal,
 };
+pub use admission::NotAdmitted;
 pub use disk::{Mark, Marks};
 pub use events::{
     Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventWatch, Events, NoWatch,
@@ -39,6 +41,7 @@ use crate::{
     record::{Recorder, Running},
 };
 use active::Actives;
+use admission::Admission;
 use chrono::Utc;
 use disk::Disk;
 use recording::seconds;
@@ -51,7 +54,6 @@ use std::{
     time::Duration,
 };
 use tokio::sync::Notify;
-use waiting::Waiting;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ControlError {
@@ -98,6 +100,9 @@ pub enum ControlError {
     /// There is no room for a recording.
     #[error("{0}")]
     DiskFull(String),
+    /// It may be later.
+    #[error("{0}")]
+    NotAdmitted(NotAdmitted),
     #[error("the daemon is ending and starts nothing new")]
     ShuttingDown,
     #[error("there is no source {0}; `GET /api/v1/sources` lists them")]
@@ -161,13 +166,12 @@ struct Inner {
     recorder: Recorder,
     library: Library,
     disk: Disk,
-    /// Streams that the policy wants recorded and that cannot be now.
-    waiting: Waiting,
     /// Retention looks at once.
     retention_wake: Arc<Notify>,
     deleted_by_retention: AtomicU64,
     sources: Sources,
     facts: Facts,
+    admission: Admission,
     events: Events,
     rules: RwLock<Arc<Rules>>,
     active: Mutex<Actives<Running>>,
@@ -187,9 +191,14 @@ impl Control {
         facts: Facts,
         events: Events,
     ) -> Self {
+        let limits = admission::Limits {
+            max_recordings: facts.limits.max_recordings,
+            max_transcodes: facts.limits.max_transcodes,
+            max_cpu_percent: facts.limits.max_cpu_percent,
+        };
         let inner = Inner {
+            admission: Admission::new(limits),
             disk: Disk::watch(library.storage().clone(), facts.disk),
-            waiting: Waiting::default(),
             retention_wake: Arc::default(),
             deleted_by_retention: AtomicU64::new(0),
             hub,
@@ -208,6 +217,7 @@ impl Control {
         if !control.inner.facts.retention.is_off() {
             tokio::spawn(retention::keep(Arc::downgrade(&control.inner)));
         }
+        control.take_up_what_waits();
         control
     }
 
@@ -269,6 +279,7 @@ impl Control {
         let (rules, facts) = (self.rules(), &self.inner.facts);
         let connections = (facts.connections)();
         let totals = self.inner.recorder.totals();
+        let share = self.cpu().load().share;
         ServerInfo {
             version: env!("CARGO_PKG_VERSION"),
             addresses: facts.addresses.clone(),
@@ -280,6 +291,11 @@ impl Control {
             limits: LimitsInfo { connections, ..facts.limits.clone() },
             load: LoadInfo {
                 recordings: self.recordings_running(),
+                sessions: self.inner.hub.stream_count(),
+                waiting: self.waiting_to_be_recorded(),
+                cpu_percent: percent(share.all),
+                daemon_cpu_percent: percent(share.own),
+                refusing: self.refusing(),
                 transcoded_tracks: totals.transcoded_tracks.load(Ordering::Relaxed),
                 element_threads: totals.element_threads.load(Ordering::Relaxed),
             },
@@ -368,7 +384,14 @@ fn freshen(active: &Actives<Running>, recording: &mut Recording) {
         let progress = now.running.progress().recording;
         recording.duration_ms = now.running.media_ms();
         (recording.status, recording.lost) = (progress.status, progress.lost);
+        // The catalog has those of finished parts.
+        recording.degraded = progress.degraded;
     }
+}
+
+/// To a tenth.
+fn percent(share: f64) -> f64 {
+    (share * 1_000.0).round() / 10.0
 }
 
 fn status_of(ended: Option<&EndReason>, publishing: bool) -> SessionStatus {

@@ -118,6 +118,16 @@ pub struct ServerInfo {
 #[serde(rename_all = "camelCase")]
 pub struct LoadInfo {
     pub recordings: usize,
+    /// Live streams.
+    pub sessions: usize,
+    /// Streams that the policy wants recorded and that wait until they can be.
+    pub waiting: usize,
+    /// How busy the processors are that the daemon may use, and its own part of that; means over a few seconds.
+    pub cpu_percent: f64,
+    pub daemon_cpu_percent: f64,
+    /// Why a start or a new stream is refused now: `max_recordings`, `max_transcodes`, `max_sessions`, `cpu_transcode`
+    /// (what needs transcoding), `cpu` (calls that need none).
+    pub refusing: Vec<&'static str>,
     /// Tracks that are decoded and encoded, on the writer threads.
     pub transcoded_tracks: u64,
     /// Threads beyond the writer threads: those of GStreamer's muxers and the queues in front of them.
@@ -150,6 +160,12 @@ pub struct PolicyInfo {
 pub struct LimitsInfo {
     pub max_connections: usize,
     pub connections: usize,
+    /// 0: no limit; so is `max_sessions` and `max_transcodes`.
+    pub max_recordings: usize,
+    pub max_sessions: usize,
+    pub max_transcodes: usize,
+    /// `None`: off.
+    pub max_cpu_percent: Option<u8>,
     pub max_message_bytes: u64,
     pub publisher_timeout_ms: u64,
     pub handshake_timeout_ms: u64,

@@ -59,14 +59,9 @@ impl Control {
     fn begin_by_policy(&self, active: &mut Actives<Running>, source: Source) {
         let rules = self.rules();
         // A start or a switch that was faster has it already.
-        if !Self::is_wanted(&source.stream, &rules) || active.live(source.stream.id()).is_some() {
-            return;
-        }
-        let Source { stream, subscriber } = source;
-        match self.inner.disk.admits() {
+        if Self::is_wanted(&source.stream, &rules) && active.live(source.stream.id()).is_none() {
             // Also while the daemon ends: what such a stream has sent is already here and becomes a file.
-            Ok(()) => drop(self.begin(active, stream, subscriber, &rules, Vec::new())),
-            Err(error) => self.have_wait(stream, &error),
+            self.begin_when_admitted(active, source, &rules);
         }
     }
 
@@ -101,7 +96,7 @@ impl Control {
             if let Some(recording) = recording.filter(|_| when_running == WhenRunning::Refuse) {
                 return Err(ControlError::AlreadyRecording { session: id, recording });
             }
-            self.inner.disk.admits()?;
+            self.admit(&active, &stream, &rules, recording)?;
             if let Some(recording) = recording {
                 stop(&mut active, recording);
             }
@@ -131,6 +126,8 @@ impl Control {
             let mut active = self.active();
             let found = self.find(&active, id).map(|a| (a.id, a.running.clone()));
             let Some((recording, running)) = found else {
+                // Nor is it to be, when it waits for that.
+                self.wait_no_more(id);
                 return Err(self.not_recording(id));
             };
             // Also when its end was asked for already: whoever asks again is told the same.
@@ -323,7 +320,7 @@ impl Control {
         self.stream(id).map_or_else(|e| e, |_| ControlError::NotRecording(id))
     }
 
-    fn queue_bytes(&self) -> usize {
+    pub(super) fn queue_bytes(&self) -> usize {
         self.inner.facts.limits.recorder_queue_bytes as usize
     }
 }

@@ -86,10 +86,10 @@ impl Control {
         if streams.is_empty() {
             return Err(ControlError::UnknownRoom(room.clone()));
         }
-        self.inner.disk.admits()?;
         let (mut begun, mut failed) = (Vec::new(), Vec::new());
         for stream in streams {
-            match self.subscribe(&stream, preroll) {
+            let admitted = self.admit(&active, &stream, &rules, None);
+            match admitted.and_then(|()| self.subscribe(&stream, preroll)) {
                 Ok((subscriber, degraded)) => {
                     let running = self.begin(&mut active, stream.clone(), subscriber, &rules, degraded);
                     begun.push((stream, running));

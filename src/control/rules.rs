@@ -1,5 +1,5 @@
 use crate::{
-    config::{NameTemplate, Policy, Problem, Rotation},
+    config::{AudioRule, NameTemplate, Policy, Problem, Rotation},
     gst::Templates,
 };
 use chrono::{DateTime, Utc};
@@ -42,6 +42,12 @@ impl Rules {
                 Err(problems)
             }
         }
+    }
+
+    /// The same with sound as it comes wherever a container can carry it.
+    pub(super) fn with_audio_as_is(&self) -> Self {
+        let policy = Policy { audio: AudioRule::Passthrough, ..(*self.policy).clone() };
+        Self { policy: Arc::new(policy), ..self.clone() }
     }
 
     /// The same with another file name template, or another rotation.

@@ -145,6 +145,13 @@ impl Template {
         tracks.iter().map(|track| self.plan_track(track, audio_as_is)).collect()
     }
 
+    /// How many of the tracks are decoded and encoded on their way into this container.
+    pub fn transcodes(&self, tracks: &Tracks, audio_as_is: bool) -> usize {
+        let transcoded =
+            |track: &&Track| self.plan_track(track, audio_as_is).is_ok_and(|plan| plan.codec != track.codec);
+        tracks.iter().filter(transcoded).count()
+    }
+
     fn plan_track(&self, track: &Track, audio_as_is: bool) -> Result<TrackPlan, PlanError> {
         let codec = track.codec;
         let as_is = self.passthrough.contains(&codec)
@@ -315,6 +322,9 @@ mod tests {
         assert_eq!(plan(Codec::Pcma, false), Ok((Codec::Aac, true)));
         assert_eq!(plan(Codec::Opus, false), Ok((Codec::Aac, true)));
         assert_eq!(plan(Codec::Opus, true), Ok((Codec::Opus, false)));
+        let transcodes = |codec, as_is| mp4.transcodes(&track(codec), as_is);
+        assert_eq!([(Codec::Opus, false), (Codec::Opus, true)].map(|(c, a)| transcodes(c, a)), [1, 0]);
+        assert_eq!([Codec::H264, Codec::Pcma, Codec::Vp8].map(|c| transcodes(c, true)), [0, 1, 0]);
         let refused = plan(Codec::Vp8, false).expect_err("vp8 is not for MP4").to_string();
         assert!(refused.contains("vp8") && refused.contains("record_formats"), "{refused}");
     }

@@ -24,7 +24,10 @@ use memory::QueueMemory;
 use preroll::{Budget, Share};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -40,6 +43,8 @@ pub struct Publishing {
 pub enum HubError {
     #[error("stream name is already in use: {room}/{name} is being published by {by}")]
     NameTaken { room: RoomName, name: StreamName, by: std::net::SocketAddr },
+    #[error("[limits] max_sessions = {0} streams are live; try again later")]
+    TooManyStreams(usize),
 }
 
 /// The registry of live streams.
@@ -55,6 +60,10 @@ struct Inner {
     queue_bytes: usize,
     queues: Arc<QueueMemory>,
     preroll: Arc<Budget>,
+    /// Streams at the same time; 0: no limit.
+    max_streams: AtomicUsize,
+    /// Streams that were one too many.
+    refused: AtomicU64,
 }
 
 /// Rings that are shortened at one go; what is over then waits for the next access unit of any stream.
@@ -82,16 +91,24 @@ impl Hub {
             queue_bytes: queues.each_bytes,
             queues: Arc::new(QueueMemory::new(queues)),
             preroll: Arc::new(Budget::new(preroll)),
+            max_streams: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
         };
         (Self { inner: Arc::new(inner) }, receiver)
     }
 
-    /// Takes the name until the [`Publisher`] is ended or dropped. Errors when it is live already.
+    /// Takes the name until the [`Publisher`] is ended or dropped. Errors when it is live already, or when as many streams
+    /// as allowed are: in this order, so that who takes its own name over is not one too many.
     pub fn publish(&self, announce: Announce) -> Result<Publisher, HubError> {
         let key = (announce.room.clone(), announce.name.clone());
         let mut registry = self.registry();
         if let Some(live) = registry.by_name.get(&key).and_then(|id| registry.by_id.get(id)) {
             return Err(HubError::NameTaken { room: key.0, name: key.1, by: live.announce().remote });
+        }
+        let max = self.inner.max_streams.load(Ordering::Relaxed);
+        if max > 0 && registry.by_id.len() >= max {
+            self.inner.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(HubError::TooManyStreams(max));
         }
         let stream = Arc::new(Stream::new(
             announce,
@@ -117,6 +134,16 @@ impl Hub {
 
     pub fn stream_count(&self) -> usize {
         self.registry().by_id.len()
+    }
+
+    /// How many streams are taken at the same time from now on; 0: any number.
+    pub fn set_max_streams(&self, max: usize) {
+        self.inner.max_streams.store(max, Ordering::Relaxed);
+    }
+
+    /// How many streams were one too many.
+    pub fn refused(&self) -> u64 {
+        self.inner.refused.load(Ordering::Relaxed)
     }
 
     /// What is kept of all streams from their next access unit on, in place of [`PrerollRule::always`].

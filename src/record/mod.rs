@@ -28,10 +28,11 @@ pub use salvage::make_whole;
 pub use volume::Written;
 
 use crate::{
-    config::Policy,
+    config::{AudioRule, Policy},
     gst::Templates,
     hub::{Stream, Subscriber},
     library::{Identity, Library, Lost, Recording, RecordingId, Status},
+    media::Tracks,
 };
 use books::Books;
 use chrono::{SubsecRound, Utc};
@@ -66,6 +67,9 @@ pub struct Order {
     pub degraded: Vec<String>,
 }
 
+/// Tracks that one writer thread can transcode beside what else it does: each takes about 1.3 % of a core (Opus to AAC).
+const TRANSCODES_PER_THREAD: usize = 32;
+
 /// How long a split, a resume or a switch waits for the key frame it takes effect at before it is answered.
 const EFFECT_WAIT: Duration = Duration::from_secs(2);
 
@@ -83,6 +87,8 @@ pub struct Recorder {
 #[derive(Clone)]
 pub struct Running {
     id: RecordingId,
+    policy: Arc<Policy>,
+    templates: Arc<Templates>,
     waker: Waker,
     progress: watch::Receiver<Progress>,
     media_ms: Arc<AtomicU64>,
@@ -141,14 +147,16 @@ impl Recorder {
             means,
             max_part_duration: order.max_part_duration,
             volume: volume.clone(),
+            degraded: order.degraded,
         };
+        let (policy, templates) = (order.policy.clone(), order.templates.clone());
         let task = Task::new(inputs, order.policy, order.templates, entries, media_ms.clone());
         tracing::info!(
             recording = %id, room = %started.room_name, stream = %started.stream_name,
             session = %started.media_session_id, "recording"
         );
         let waker = self.pool.attach(task);
-        Running { id, waker, progress: watcher, media_ms, volume }
+        Running { id, policy, templates, waker, progress: watcher, media_ms, volume }
     }
 
     /// Parts were stored, with their deliveries, by another way than a recording.
@@ -180,6 +188,12 @@ impl Recorder {
 impl Running {
     pub fn id(&self) -> RecordingId {
         self.id
+    }
+
+    /// Tracks that it decodes and encodes, by what its stream sends now.
+    pub fn transcodes(&self) -> usize {
+        let stream = self.progress.borrow().stream.clone();
+        transcodes(&self.policy, &self.templates, &stream.snapshot().tracks)
     }
 
     /// Writes what has arrived until now and ends the recording; does not wait for it.
@@ -278,6 +292,18 @@ impl Running {
         let _ = self.progress.wait_for(until).await;
         self.progress.borrow().recording.clone()
     }
+}
+
+/// How many of `tracks` a recording under `policy` decodes and encodes.
+pub fn transcodes(policy: &Policy, templates: &Templates, tracks: &Tracks) -> usize {
+    let container = policy.formats.container(tracks.video().map(|t| t.codec)).as_str();
+    let as_is = policy.audio == AudioRule::Passthrough;
+    templates.get(container).map_or(0, |template| template.transcodes(tracks, as_is))
+}
+
+/// How many tracks the writer threads of this machine can transcode.
+pub fn transcodes_possible() -> usize {
+    TRANSCODES_PER_THREAD * pool::writer_threads()
 }
 
 fn new_recording(order: &Order) -> Recording {

@@ -74,10 +74,14 @@ impl Waker {
     }
 }
 
+/// One writer thread per core, four at the most.
+pub(super) fn writer_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS)
+}
+
 impl Pool {
-    /// One thread per core, four at the most.
     pub fn start(stats: &Arc<SyncStats>) -> std::io::Result<Self> {
-        let count = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS);
+        let count = writer_threads();
         let (mut threads, mut handles) = (Vec::new(), Vec::new());
         for n in 0..count {
             let (commands, receiver) = channel();

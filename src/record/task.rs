@@ -78,6 +78,8 @@ pub(super) struct Task {
     /// What the part written last covers.
     last_span: Span,
     last_error: Option<String>,
+    /// Why the recording is less than what was asked for: for its first part to tell.
+    degraded: Vec<String>,
     means: Means,
     /// Access units that no part holds, not yet told to the books.
     frames_lost: u64,
@@ -101,6 +103,7 @@ pub(super) struct Inputs {
     pub means: Means,
     pub max_part_duration: Duration,
     pub volume: Arc<Volume>,
+    pub degraded: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -117,7 +120,7 @@ impl Task {
         books: mpsc::UnboundedSender<Entry>,
         media_ms: Arc<AtomicU64>,
     ) -> Self {
-        let Inputs { id, source, storage, means, max_part_duration, volume } = inputs;
+        let Inputs { id, source, storage, means, max_part_duration, volume, degraded } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
         let rotation =
             RotationRule { rotation: policy.rotation, align: policy.rotation_align, max: max_part_duration };
@@ -146,6 +149,7 @@ impl Task {
             closed_ms: 0,
             last_span: Span::default(),
             last_error: None,
+            degraded,
             means,
             frames_lost: 0,
             packets_lost: 0,

@@ -1,6 +1,6 @@
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
@@ -18,7 +18,13 @@ struct Number {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    read: Read,
+    reads: Reads,
+}
+
+enum Reads {
+    One(Read),
+    /// One for each value of a label.
+    By(&'static str, Vec<(&'static str, Read)>),
 }
 
 impl Metrics {
@@ -29,7 +35,21 @@ impl Metrics {
         help: &'static str,
         read: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
-        self.numbers.push(Number { name, help, kind: MetricType::Counter, read: Box::new(read) });
+        let reads = Reads::One(Box::new(read));
+        self.numbers.push(Number { name, help, kind: MetricType::Counter, reads });
+    }
+
+    /// Numbers that only grow, one for each of the `values` of `label`.
+    pub fn counter_by<F: Fn() -> u64 + Send + Sync + 'static>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: impl IntoIterator<Item = (&'static str, F)>,
+    ) {
+        let reads = values.into_iter().map(|(value, read)| (value, Box::new(read) as Read)).collect();
+        let reads = Reads::By(label, reads);
+        self.numbers.push(Number { name, help, kind: MetricType::Counter, reads });
     }
 
     /// A number that goes up and down.
@@ -39,7 +59,8 @@ impl Metrics {
         help: &'static str,
         read: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
-        self.numbers.push(Number { name, help, kind: MetricType::Gauge, read: Box::new(read) });
+        let reads = Reads::One(Box::new(read));
+        self.numbers.push(Number { name, help, kind: MetricType::Gauge, reads });
     }
 
     /// A function that gives the OpenMetrics text.
@@ -65,14 +86,25 @@ impl fmt::Debug for Metrics {
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for number in &self.numbers {
-            let value = (number.read)();
-            let metric = encoder.encode_descriptor(number.name, number.help, None, number.kind)?;
-            match number.kind {
-                MetricType::Counter => ConstCounter::new(value).encode(metric)?,
-                _ => ConstGauge::new(value).encode(metric)?,
+            let mut metric = encoder.encode_descriptor(number.name, number.help, None, number.kind)?;
+            match &number.reads {
+                Reads::One(read) => encode_value(metric, number.kind, read())?,
+                Reads::By(label, reads) => {
+                    for (value, read) in reads {
+                        let labels = [(*label, *value)];
+                        encode_value(metric.encode_family(&labels)?, number.kind, read())?;
+                    }
+                }
             }
         }
         Ok(())
+    }
+}
+
+fn encode_value(metric: MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => ConstCounter::new(value).encode(metric),
+        _ => ConstGauge::new(value).encode(metric),
     }
 }
 
@@ -88,10 +120,16 @@ mod tests {
         let mut metrics = Metrics::default();
         metrics.counter("frames", "Access units received.", move || read.load(Ordering::Relaxed));
         metrics.gauge("sessions", "Live streams.", || 3);
+        let refused = [("disk", 4_u64), ("cpu", 5)].map(|(reason, n)| (reason, move || n));
+        metrics.counter_by("refused", "Starts refused.", "reason", refused);
         let text = metrics.into_text();
         value.store(7, Ordering::Relaxed);
         let text = text();
         assert!(text.contains("reeld_frames_total 7\n"), "{text}");
+        for line in ["reeld_refused_total{reason=\"disk\"} 4\n", "reeld_refused_total{reason=\"cpu\"} 5\n"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(text.matches("# TYPE reeld_refused counter").count(), 1, "{text}");
         assert!(
             text.contains("# TYPE reeld_sessions gauge\n") && text.contains("reeld_sessions 3\n"),
             "{text}"

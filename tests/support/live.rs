@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    flv::{Due, Flv, Kind},
+    flv::{Due, Flv, Kind, Tag},
     rtmp::{Client, Options, RtmpError, encode_metadata},
 };
 
@@ -47,6 +47,19 @@ pub fn publish_at_once(options: Options, flv: &Flv, length: Duration) -> Result<
         send(&mut client, kind, timestamp_ms, payload)?;
     }
     Ok(client)
+}
+
+/// The same pictures with 20 ms of Opus every 20 ms (RFC 6716, silence) as Enhanced RTMP: into MP4 it is transcoded.
+pub fn with_opus(flv: &Flv) -> Flv {
+    const HEADER: &[u8] = b"\x90OpusOpusHead\x01\x01\x38\x01\x80\xbb\0\0\0\0\0";
+    const SILENCE: &[u8] = b"\x91Opus\xf8\xff\xfe";
+    let mut media: Vec<_> = flv.media.iter().filter(|tag| tag.kind == Kind::Video).cloned().collect();
+    let times = media.iter().map(|tag| tag.timestamp_ms);
+    let (first, last) = (times.clone().min().unwrap_or(0), times.max().unwrap_or(0));
+    let sound = |timestamp_ms| Tag { kind: Kind::Audio, timestamp_ms, payload: SILENCE.to_vec() };
+    media.extend((first..=last).step_by(20).map(sound));
+    media.sort_by_key(|tag| tag.timestamp_ms);
+    Flv { metadata: None, audio_header: Some(HEADER.to_vec()), media, ..flv.clone() }
 }
 
 /// Publishes an FLV file in real time, over and over, on a thread of its own.

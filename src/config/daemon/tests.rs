@@ -154,6 +154,27 @@ fn ways_in_are_read() {
 }
 
 #[test]
+fn limits_of_what_is_taken_on_are_read() {
+    let (_, config) = clean("");
+    assert_eq!(config.admission, Admission::default());
+    let (_, config) =
+        clean("[limits]\nmax_recordings = 3\nmax_sessions = 4\nmax_transcodes = 0\nmax_cpu = \"75 %\"\n");
+    let max_cpu_percent = Some(75);
+    let expected = Admission { max_recordings: 3, max_sessions: 4, max_transcodes: Some(0), max_cpu_percent };
+    assert_eq!(config.admission, expected);
+    assert_eq!(clean("[limits]\nmax_cpu = \"off\"").1.admission.max_cpu_percent, None);
+    for value in ["\"100%\"", "\"9%\"", "\"90\"", "\"\"", "\"300%\"", "\"-50%\""] {
+        let told = problems(&format!("[limits]\nmax_cpu = {value}"));
+        let expected = format!(
+            "2: max_cpu: {value} is no share of the processors; write \"10%\" to \"99%\", or \"off\""
+        );
+        assert_eq!(told, [expected]);
+    }
+    let told = problems("[limits]\nmax_cpu = 90");
+    assert_eq!(told, ["2: max_cpu: expected a text, found integer; write for example \"90%\""]);
+}
+
+#[test]
 fn a_mistake_in_a_way_in_says_what_to_write_instead() {
     for (text, expected) in [
         ("[[source]]\nstream = \"a/b\"", "1: a source needs uri = \"rtsp://HOST/PATH\""),

@@ -46,7 +46,6 @@ impl Control {
                 if std::mem::take(behind) {
                     tokio::spawn(self.clone().finish_what_had_no_room());
                 }
-                self.take_up_what_waits();
             }
         }
     }

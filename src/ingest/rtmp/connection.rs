@@ -46,7 +46,7 @@ pub(super) enum ConnectionError {
     #[error("publish path {path:?}: {source}")]
     Name { path: String, source: NameError },
     #[error(transparent)]
-    NameTaken(#[from] HubError),
+    Refused(#[from] HubError),
     #[error("the name is held by a silent publisher that does not end")]
     TakeoverFailed,
     #[error("it wants to play; reeld takes publishers only")]
@@ -294,7 +294,7 @@ impl Peer<'_> {
                 self.begin(publisher, &request);
                 return Ok(());
             }
-            Ok((name, Err(taken))) => {
+            Ok((name, Err(taken @ HubError::NameTaken { .. }))) => {
                 let now = self.shared.started.elapsed();
                 if let Some(holder) = self.shared.names.to_replace(&name, self.remote.ip(), now) {
                     self.taking_over = Some((request, holder));
@@ -302,9 +302,15 @@ impl Peer<'_> {
                 }
                 taken.into()
             }
+            Ok((_, Err(error))) => error.into(),
             Err(error) => error,
         };
-        self.session.refuse_publish("NetStream.Publish.BadName", &refused.to_string());
+        let code = match refused {
+            // The name is good, and may be published later.
+            ConnectionError::Refused(HubError::TooManyStreams(_)) => "NetStream.Publish.Denied",
+            _ => "NetStream.Publish.BadName",
+        };
+        self.session.refuse_publish(code, &refused.to_string());
         Err(refused)
     }
 

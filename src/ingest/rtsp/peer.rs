@@ -35,7 +35,7 @@ enum RefuseError {
     #[error("publish path {path:?}: {source}")]
     Name { path: String, source: NameError },
     #[error(transparent)]
-    NameTaken(#[from] HubError),
+    Hub(#[from] HubError),
     #[error(transparent)]
     Media(#[from] DepayError),
 }
@@ -45,7 +45,8 @@ impl RefuseError {
         match self {
             RefuseError::Name { .. } => StatusCode::BadRequest,
             // Not 453: that is about bandwidth, and clients try again.
-            RefuseError::NameTaken(_) => StatusCode::Forbidden,
+            RefuseError::Hub(HubError::NameTaken { .. }) => StatusCode::Forbidden,
+            RefuseError::Hub(HubError::TooManyStreams(_)) => StatusCode::ServiceUnavailable,
             RefuseError::Media(_) => StatusCode::UnsupportedMediaType,
         }
     }

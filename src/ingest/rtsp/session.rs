@@ -10,11 +10,13 @@ use super::{
 use crate::ingest::rtp::Format;
 use rtsp_types::{
     HeaderName, Method, Request, Response, StatusCode, Version,
-    headers::{ALLOW, CSEQ, PUBLIC, REQUIRE, SERVER, SESSION, TRANSPORT, UNSUPPORTED},
+    headers::{ALLOW, CSEQ, PUBLIC, REQUIRE, RETRY_AFTER, SERVER, SESSION, TRANSPORT, UNSUPPORTED},
 };
 use std::time::Duration;
 use url::Url;
 
+/// Seconds after which a client that was refused for the moment may come back (RFC 2326, 12.31).
+const RETRY_AFTER_S: &str = "5";
 /// Most streams of one publisher: each may hold a unit of 8 MiB and two sockets.
 const MAX_STREAMS: usize = 4;
 /// With so much unsent, bytes, a client asks without end.
@@ -176,7 +178,9 @@ impl Session {
     /// Answers an event with an error. Does nothing when none is open.
     pub fn refuse(&mut self, status: StatusCode, reason: &str) {
         let Some(Asked { cseq, .. }) = self.asked.take() else { return };
-        self.answer(Some(cseq), status, Some(reason), &[]);
+        let retry = (RETRY_AFTER, RETRY_AFTER_S.to_owned());
+        let headers = if status == StatusCode::ServiceUnavailable { &[retry][..] } else { &[] };
+        self.answer(Some(cseq), status, Some(reason), headers);
     }
 
     /// Bytes to send; empty when there are none. Ask after every request and every answer to an event.

@@ -58,7 +58,7 @@ pub enum PullError {
     #[error("the source closed the connection")]
     Closed,
     #[error(transparent)]
-    Name(#[from] HubError),
+    Hub(#[from] HubError),
     /// The protocol's own words.
     #[error("{0}")]
     Protocol(String),

@@ -95,8 +95,10 @@ pub enum WhipError {
     Unusable(String),
     #[error("the path after /whip/: {0}")]
     Name(#[from] NameError),
-    #[error(transparent)]
-    NameTaken(#[from] HubError),
+    #[error("{0}")]
+    NameTaken(HubError),
+    #[error("{0}")]
+    TooManyStreams(HubError),
     #[error("[limits] max_connections = {0} WebRTC publishers are connected; try again later")]
     Busy(usize),
     #[error("no free port in [webrtc] udp_ports {}-{}; widen it", .0.start(), .0.end())]
@@ -117,6 +119,15 @@ pub enum WhipError {
     NoRestart,
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<HubError> for WhipError {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::NameTaken { .. } => WhipError::NameTaken(error),
+            HubError::TooManyStreams(_) => WhipError::TooManyStreams(error),
+        }
+    }
 }
 
 impl From<OfferError> for WhipError {

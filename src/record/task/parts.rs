@@ -53,7 +53,8 @@ impl Task {
         let start_ns = self.clock.media_ns(frame.pts_ns());
         self.held.push_back(frame);
         match self.open_part(start_ns) {
-            Ok(part) => {
+            Ok(mut part) => {
+                self.degraded.drain(..).for_each(|reason| part.writer.degrade(reason));
                 self.tell(Entry::Opened {
                     name: part.file.name().to_owned(),
                     number: part.number,
