@@ -19,17 +19,15 @@ use std::{
 /// Runs until the control is dropped.
 pub(in crate::control) async fn keep(control: Weak<Inner>) {
     let Some(mut looks) = control.upgrade().map(|inner| inner.disk.watch.looks()) else { return };
-    let mut behind = false;
     while looks.changed().await.is_ok() {
         looks.mark_unchanged();
         let Some(inner) = control.upgrade() else { return };
-        Control { inner }.look_after_disk(&mut behind);
+        Control { inner }.look_after_disk();
     }
 }
 
 impl Control {
-    /// `behind`: the disk was full, and what could not be finished then is still to be.
-    fn look_after_disk(&self, behind: &mut bool) {
+    fn look_after_disk(&self) {
         let disk = &self.inner.disk;
         let Step { passed, end } = disk.step(&self.writers(), Instant::now());
         if let Some(mark) = passed {
@@ -41,9 +39,9 @@ impl Control {
             self.end_for_room(&end);
         }
         match mark {
-            Mark::Refusing | Mark::Ending => *behind = true,
+            Mark::Refusing | Mark::Ending => disk.note_behind(),
             Mark::Enough | Mark::Low => {
-                if std::mem::take(behind) {
+                if disk.behind.swap(false, Ordering::Relaxed) {
                     tokio::spawn(self.clone().finish_what_had_no_room());
                 }
             }

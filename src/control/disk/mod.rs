@@ -21,7 +21,7 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +43,8 @@ pub(super) struct Disk {
     standing: Mutex<Standing>,
     refused: AtomicU64,
     ended: AtomicU64,
+    /// The disk was full, and what could not be finished then is still to be.
+    behind: AtomicBool,
 }
 
 struct Standing {
@@ -79,6 +81,7 @@ impl Disk {
             }),
             refused: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
         };
         // What is asked first finds it judged.
         let _ = disk.step(&[], Instant::now());
@@ -139,6 +142,11 @@ impl Disk {
     /// otherwise for a while.
     pub fn was_full(&self) {
         self.standing().ladder.full(Instant::now());
+    }
+
+    /// A file could not be finished for want of room: it is when there is some.
+    pub fn note_behind(&self) {
+        self.behind.store(true, Ordering::Relaxed);
     }
 
     pub fn count_refused(&self) {
@@ -216,6 +224,7 @@ mod tests {
             }),
             refused: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
         };
         disk.step(&[], Instant::now());
         disk

@@ -90,6 +90,9 @@ impl Control {
                 }
             }
             if now.done {
+                if no_room && now.recording.status == Status::Failed {
+                    self.inner.disk.note_behind();
+                }
                 return;
             }
             if !running.changed().await {
