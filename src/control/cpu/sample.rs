@@ -83,7 +83,7 @@ impl Times {
     }
 }
 
-/// `Cpus_allowed_list:	0-3,8` in `/proc/self/status`; empty: any.
+/// Of the line `Cpus_allowed_list: 0-3,8` in `/proc/self/status` (proc_pid_status(5)); empty: any.
 fn allowed(status: &str) -> HashSet<usize> {
     let list = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
     let ranges = list.trim().split(',').filter_map(|range| {
