@@ -49,7 +49,7 @@ impl Storage {
             // Half of it would only take what others need.
             let _ = fs::remove_file(&path);
         });
-        self.room().bytes.store(*kept.as_ref().unwrap_or(&0), Ordering::Relaxed);
+        self.room.bytes.store(*kept.as_ref().unwrap_or(&0), Ordering::Relaxed);
         kept.map(|_| ())
     }
 
@@ -64,7 +64,7 @@ impl Storage {
             }
             _ => {}
         }
-        let bytes = self.room().bytes.swap(0, Ordering::Relaxed);
+        let bytes = self.room.bytes.swap(0, Ordering::Relaxed);
         tracing::warn!(bytes, "the disk is full: recordings are ended with the room that was kept for it");
     }
 
@@ -78,11 +78,11 @@ impl Storage {
 
     /// Bytes that are kept now.
     pub fn room_bytes(&self) -> u64 {
-        self.room().bytes.load(Ordering::Relaxed)
+        self.room.bytes.load(Ordering::Relaxed)
     }
 
     fn changing_room(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.room().given_back.lock().unwrap_or_else(PoisonError::into_inner)
+        self.room.given_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Er
 #[derive(Clone, Debug)]
 pub struct Storage {
     folder: Arc<Path>,
-    room: Arc<Room>,
+    pub(super) room: Arc<Room>,
 }
 
 /// A name that is reserved: `NAME.EXT.part` exists, empty or being written.
@@ -111,10 +111,6 @@ impl Storage {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error(e)),
             _ => Ok(Self { folder: folder.into(), room: Arc::default() }),
         }
-    }
-
-    pub(super) fn room(&self) -> &Room {
-        &self.room
     }
 
     /// Absolute path of the folder.

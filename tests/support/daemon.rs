@@ -143,7 +143,7 @@ fn without_cpu_guard(limits: &str) -> String {
     }
     match limits.split_once("\n[") {
         Some((own, sections)) => format!("{own}\n{OFF}\n[{sections}"),
-        None => format!("{limits}\n{OFF}"),
+        None => format!("{OFF}\n{limits}"),
     }
 }
 
