@@ -289,6 +289,8 @@ fn facts_of(
         store: means.store.clone(),
         keeper: means.keeper.clone(),
         deliveries,
+        disk: config.disk,
+        retention: config.retention,
     }
 }
 

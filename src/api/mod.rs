@@ -140,6 +140,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::RecordingNotWaiting
         | Kind::SameSession
         | Kind::RecordingRunning
+        | Kind::RecordingLocked
         | Kind::NameTaken
         | Kind::SourceTaken
         | Kind::TooManySources => StatusCode::CONFLICT,
@@ -150,6 +151,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::IfMatchWrong => StatusCode::PRECONDITION_FAILED,
         Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::ShuttingDown
@@ -189,6 +191,8 @@ impl From<ControlError> for Problem {
             ControlError::UnknownFile(_) => Kind::UnknownFile,
             ControlError::StillRunning(_) => Kind::RecordingRunning,
             ControlError::UnknownDelivery(_) => Kind::UnknownDelivery,
+            ControlError::Locked(_) => Kind::RecordingLocked,
+            ControlError::DiskFull(_) => Kind::DiskFull,
             ControlError::BadCursor => Kind::BadCursor,
             ControlError::NotAdmitted(why) if why.is_load() => Kind::Overloaded,
             ControlError::NotAdmitted(_) => Kind::TooMany,
@@ -275,6 +279,8 @@ mod tests {
             (ControlError::UnknownRecording(recording), 404, 404),
             (ControlError::UnknownFile("no poster".into()), 404, 404),
             (ControlError::StillRunning(recording), 409, 409),
+            (ControlError::Locked(recording), 409, 409),
+            (ControlError::DiskFull("3 bytes are free".into()), 507, 507),
             (ControlError::UnknownRoom(RoomName::default()), 404, 404),
             (ControlError::RoomRecorded(RoomName::default()), 409, 409),
             (ControlError::RoomNotRecorded(RoomName::default()), 409, 404),

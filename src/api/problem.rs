@@ -33,6 +33,8 @@ const RETRY_AFTER_S: &str = "5";
 /// | `/problems/range-not-satisfiable` | 416 | `Range` begins behind the end of the file |
 /// | `/problems/unknown-delivery` | 404 | nothing that is still to be delivered has this id |
 /// | `/problems/recording-running` | 409 | the recording has not ended, and cannot be deleted yet |
+/// | `/problems/recording-locked` | 409 | the recording is locked, and cannot be deleted |
+/// | `/problems/disk-full` | 507 | there is no room for a recording |
 /// | `/problems/unknown-room` | 404 | no live stream is in the room |
 /// | `/problems/not-publishing` | 409 | the session's tracks are not known yet |
 /// | `/problems/already-recording` | 409 | the session, or the room, is being recorded |
@@ -89,6 +91,8 @@ pub(super) enum Kind {
     UnknownDelivery,
     RangeNotSatisfiable,
     RecordingRunning,
+    RecordingLocked,
+    DiskFull,
     UnknownRoom,
     SeveralFiles,
     NotPublishing,
@@ -149,6 +153,8 @@ impl Kind {
             Kind::UnknownDelivery => ("/problems/unknown-delivery", "No such delivery"),
             Kind::RangeNotSatisfiable => ("/problems/range-not-satisfiable", "Range not satisfiable"),
             Kind::RecordingRunning => ("/problems/recording-running", "Recording has not ended"),
+            Kind::RecordingLocked => ("/problems/recording-locked", "Recording is locked"),
+            Kind::DiskFull => ("/problems/disk-full", "Disk is full"),
             Kind::UnknownRoom => ("/problems/unknown-room", "No live stream in this room"),
             Kind::SeveralFiles => ("/problems/several-files", "One of several files"),
             Kind::NotPublishing => ("/problems/not-publishing", "Session is not publishing"),

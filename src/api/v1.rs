@@ -49,6 +49,11 @@ pub(super) fn routes(
         .and(body())
         .and(with_control.clone())
         .then(switch);
+    let lock = warp::path!("recordings" / String / "lock")
+        .and(warp::method())
+        .and(body())
+        .and(with_control.clone())
+        .then(lock);
     let recordings = warp::path!("recordings")
         .and(warp::method())
         .and(warp::query::<Vec<(String, String)>>())
@@ -66,6 +71,8 @@ pub(super) fn routes(
         .or(session_verb)
         .unify()
         .or(switch)
+        .unify()
+        .or(lock)
         .unify()
         .or(recordings)
         .unify()
@@ -151,6 +158,14 @@ async fn switch(id: String, method: Method, body: Result<Bytes, Problem>, contro
     })?;
     let to = session_id(&to)?;
     json(&to_the_end(async move { control.switch_recording(id, to).await }).await?)
+}
+
+async fn lock(id: String, method: Method, body: Result<Bytes, Problem>, control: Control) -> Answer {
+    allow(&method, "PUT, DELETE")?;
+    let id = recording_id(&id)?;
+    let NoOptions {} = parse(&body?)?;
+    let locked = method == Method::PUT;
+    json(&to_the_end(async move { control.set_locked(id, locked).await }).await?)
 }
 
 async fn recordings(method: Method, pairs: Vec<(String, String)>, control: Control) -> Answer {

@@ -4,7 +4,7 @@ use super::AppError;
 use super::ways_in::WaysIn;
 use crate::{
     config::DaemonConfig,
-    control::{Addresses, Control, LimitsInfo, MonitorStats, NotAdmitted},
+    control::{Addresses, Control, DiskInfo, LimitsInfo, MonitorStats, NotAdmitted},
     hub::Hub,
     media::HealthReason,
     record::{Totals, sync::SyncStats, transcodes_possible},
@@ -20,6 +20,8 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+
+const TEN_YEARS_S: u64 = 315_576_000;
 
 /// The state folder, which belongs to one daemon as long as this lives.
 pub(super) struct State {
@@ -121,7 +123,8 @@ pub(super) fn metrics(
     metrics.gauge("whip_sessions", "WebRTC publishers.", move || sessions.stats().sessions as u64);
     metrics.counter("whip_accepted", "WHIP offers accepted.", move || accepting.stats().accepted);
     metrics.counter("whip_refused", "WHIP offers refused.", move || whip.stats().refused);
-    let (running, disk, policy) = (control.clone(), control.clone(), control);
+    add_disk(&mut metrics, &control);
+    let (running, policy) = (control.clone(), control);
     metrics.gauge("recordings_running", "Recordings being written.", move || {
         running.recordings_running() as u64
     });
@@ -141,11 +144,35 @@ pub(super) fn metrics(
         "Tracks being decoded and encoded, on the writer threads.",
         total(|t| &t.transcoded_tracks),
     );
-    metrics
-        .gauge("disk_free_bytes", "Free bytes in the records folder.", move || disk.server().disk.free_bytes);
     let broken = move || u64::from(policy.rules().error.is_some());
     metrics.gauge("policy_error", "1 when the policy file as it is now is not in force.", broken);
     metrics
+}
+
+fn add_disk(metrics: &mut Metrics, control: &Control) {
+    let disk = |pick: fn(DiskInfo) -> u64| {
+        let control = control.clone();
+        move || pick(control.disk())
+    };
+    metrics.gauge("disk_free_bytes", "Free bytes in the records folder.", disk(|d| d.free_bytes));
+    metrics.gauge("disk_total_bytes", "Bytes of the disk of the records folder.", disk(|d| d.total_bytes));
+    let mark =
+        "How full the disk is: 0 enough room, 1 low, 2 nothing new is recorded, 3 recordings are ended.";
+    metrics.gauge("disk_mark", mark, disk(|d| d.mark as u64));
+    let rate = "Bytes that recordings write in a second, smoothed.";
+    metrics.gauge("disk_bytes_per_second", rate, disk(|d| d.bytes_per_second));
+    let full = "Seconds until recordings are ended for want of room, at the rate of now; ten years at most.";
+    metrics.gauge(
+        "disk_seconds_to_full",
+        full,
+        disk(|d| d.seconds_to_full.map_or(TEN_YEARS_S, |s| s.min(TEN_YEARS_S))),
+    );
+    let (refused, ended, deleted) = (control.clone(), control.clone(), control.clone());
+    metrics.counter("disk_full_refused", "Starts refused: the disk was full.", move || refused.disk_full().0);
+    metrics.counter("disk_full_ended", "Recordings ended: the disk was full.", move || ended.disk_full().1);
+    metrics.counter("retention_deleted", "Recordings deleted by retention.", move || {
+        deleted.deleted_by_retention()
+    });
 }
 
 fn add_admission(metrics: &mut Metrics, hub: &Hub, control: &Control) {

@@ -184,6 +184,8 @@ pub(super) struct Recording {
     pub(super) parts: Vec<Part>,
     pub(super) error: Option<String>,
     #[serde(default)]
+    locked: bool,
+    #[serde(default)]
     health: Vec<Health>,
 }
 
@@ -212,11 +214,13 @@ impl Recording {
         ]
     }
 
-    /// And what is wrong with it now, or was at its end.
+    /// And what is wrong with it now, or was at its end, and whether it is locked.
     fn state(&self) -> String {
         let holding = self.health.iter().filter(|h| h.until.is_none()).map(|h| h.reason.as_str());
         let holding = holding.collect::<Vec<_>>().join(", ");
-        if holding.is_empty() { self.status.clone() } else { format!("{} ({holding})", self.status) }
+        let locked = if self.locked { ", locked" } else { "" };
+        let holding = if holding.is_empty() { holding } else { format!(" ({holding})") };
+        format!("{}{holding}{locked}", self.status)
     }
 
     /// The first file and how many more; without any, why.

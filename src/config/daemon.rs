@@ -2,6 +2,7 @@
 
 use super::admission::{Admission, admission};
 use super::delivery::{self, DELIVERY_KEYS, DeliveryConfig};
+use super::disk::{self, DiskRule, RetentionRule};
 use super::monitor::{self, MonitorLimits};
 use super::reach::DeliveryRules;
 use super::storage::{self, STORAGE_KEYS, StoreConfig};
@@ -41,6 +42,12 @@ const KNOWN: &Known = &[
             "preroll_memory",
             "max_part_duration",
             "allow_sources",
+            "disk_warn",
+            "disk_refuse",
+            "disk_end",
+            "retention_age",
+            "retention_bytes",
+            "retention_free",
             "max_recordings",
             "max_sessions",
             "max_transcodes",
@@ -52,14 +59,14 @@ const KNOWN: &Known = &[
     ),
 ];
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// `[storage] sync_interval` where nothing is said.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const KIB: u64 = 1024;
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(super) const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-const GIB: u64 = 1024 * MIB;
+pub(super) const GIB: u64 = 1024 * MIB;
 
 /// Everything `reeld.toml` says. Paths are absolute; a path written relative starts at the file's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +95,10 @@ pub struct DaemonConfig {
     pub sync_interval: Duration,
     /// Where finished files go; `None`: they stay here.
     pub store: Option<StoreConfig>,
+    /// When the disk of the records counts as full.
+    pub disk: DiskRule,
+    /// Which recordings are deleted to make room.
+    pub retention: RetentionRule,
 }
 
 /// Port 0 picks a free port.
@@ -229,6 +240,8 @@ fn read(settings: &mut Settings, base: &Path) -> DaemonConfig {
         paths,
         policy_file,
         limits: limits(settings),
+        disk: disk::disk(settings),
+        retention: disk::retention(settings),
         admission: admission(settings),
         webrtc: ways_in::webrtc(settings),
         tls: ways_in::tls(settings, base),
@@ -317,6 +330,7 @@ fn cross_check(settings: &mut Settings, config: &DaemonConfig) {
             "preroll_memory is smaller than max_message_size, so one frame can use it up; make it larger";
         settings.warn(line, what.into());
     }
+    disk::cross_check(settings, &config.disk, &config.retention);
     if config.paths.records == config.paths.state {
         let line = settings.line_of("paths", "records").max(settings.line_of("paths", "state"));
         let what =

@@ -5,6 +5,7 @@
 mod admission;
 mod daemon;
 mod delivery;
+mod disk;
 mod formats;
 mod monitor;
 mod name_template;
@@ -20,6 +21,7 @@ mod ways_in;
 pub use admission::Admission;
 pub use daemon::{DaemonConfig, Limits, Listen, Paths, SYNC_INTERVAL};
 pub use delivery::{DeliveryConfig, WebhookSecret};
+pub use disk::{DiskRule, RetentionRule, Space};
 pub use formats::{Container, FormatError, RecordFormats};
 pub use monitor::MonitorLimits;
 pub use name_template::{NameTemplate, TemplateError, TemplateKey, TemplatePiece};
@@ -183,7 +185,7 @@ mod tests {
         std::fs::write(dir.path().join("reeld.toml"), uncomment("reeld.toml")).unwrap();
         let all = DaemonConfig::load(&dir.path().join("reeld.toml")).unwrap().0;
         assert_eq!((all.listen, all.limits), (shipped.listen, shipped.limits));
-        assert_eq!(all.sync_interval, shipped.sync_interval);
+        assert_eq!((all.sync_interval, all.disk), (shipped.sync_interval, shipped.disk));
     }
 
     #[test]

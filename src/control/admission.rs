@@ -186,7 +186,8 @@ impl Control {
     }
 
     fn admits(&self, now: Now, need: Need) -> Result<(), ControlError> {
-        // The disk has its say here, before what is counted and measured.
+        // Before what is counted and measured: nothing else is of use on a full disk.
+        self.inner.disk.admits()?;
         self.inner.admission.limits.admit(now, need).map_err(ControlError::NotAdmitted)
     }
 
@@ -200,8 +201,10 @@ impl Control {
     }
 
     fn count_refused(&self, error: &ControlError) {
-        if let ControlError::NotAdmitted(why) = error {
-            self.inner.admission.count(*why);
+        match error {
+            ControlError::NotAdmitted(why) => self.inner.admission.count(*why),
+            ControlError::DiskFull(_) => self.inner.disk.count_refused(),
+            _ => {}
         }
     }
 

@@ -1,8 +1,8 @@
 //! The files of a recording, for those who fetch them; and their deletion.
 
-use super::{Control, ControlError};
+use super::{Control, ControlError, Event, RecordingChange};
 use crate::deliver::Store;
-use crate::library::{LibraryError, PartFiles, RecordingId, Storage, content_type};
+use crate::library::{LibraryError, PartFiles, Recording, RecordingId, Storage, content_type};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use std::{
@@ -158,7 +158,7 @@ impl Control {
     pub async fn delete_recording(&self, id: RecordingId) -> Result<(), ControlError> {
         let deleted = self.inner.library.delete(&id).await;
         if matches!(deleted, Ok(()) | Err(LibraryError::NotRemoved { .. })) {
-            self.tell_deleted(id);
+            self.tell_deleted(id, None);
             self.inner.facts.keeper.wake();
         }
         match deleted {
@@ -167,9 +167,30 @@ impl Control {
                 Ok(())
             }
             Err(LibraryError::Unknown(_)) => Err(ControlError::UnknownRecording(id)),
+            Err(LibraryError::Locked(_)) => Err(ControlError::Locked(id)),
             Err(LibraryError::NotEnded { .. }) => Err(ControlError::StillRunning(id)),
             Err(e) => Err(ControlError::Failed(e.to_string())),
         }
+    }
+
+    /// Protects a recording from deletion, or does so no more; also one that is under way.
+    pub async fn set_locked(&self, id: RecordingId, locked: bool) -> Result<Recording, ControlError> {
+        self.inner.library.set_locked(&id, locked).await.map_err(|e| match e {
+            LibraryError::Unknown(_) => ControlError::UnknownRecording(id),
+            e => ControlError::Failed(e.to_string()),
+        })?;
+        let recording = self.recording(id).await?;
+        tracing::info!(recording = %id, locked, "locked or unlocked");
+        let told = Event::recording(RecordingChange::Updated, recording.clone(), None);
+        self.inner.events.tell(&told);
+        Ok(recording)
+    }
+
+    /// As its writer tells it, and locked as the catalog says.
+    pub(super) async fn with_lock(&self, recording: Recording) -> Recording {
+        let locked = self.inner.library.is_locked(&recording.id).await;
+        // One whose row is not there yet cannot be.
+        Recording { locked: matches!(locked, Ok(Some(true))), ..recording }
     }
 }
 

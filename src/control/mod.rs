@@ -11,6 +11,7 @@ mod monitor;
 mod objects;
 pub mod record_once;
 mod recording;
+mod retention;
 mod rooms;
 mod rules;
 mod sources;
@@ -27,6 +28,7 @@ pub use crate::{
     record::Refusal,
 };
 pub use admission::NotAdmitted;
+pub use disk::{Mark, Marks};
 pub use events::{
     Cause, ConfigOutcome, Deletion, DeliveryOutcome, DiskMark, Event, EventMessage, EventWatch, Events,
     NoWatch, RecordingChange, RecordingRefused, SessionChange, Told, WatchEnd,
@@ -39,7 +41,7 @@ pub use rules::Rules;
 pub use sources::{Failure, NewSource, Scheme, Source, SourceId, SourceState};
 
 use crate::{
-    config::{DeliveryRefused, DeliveryRules, Rotation},
+    config::{DeliveryRefused, DeliveryRules, DiskRule, RetentionRule, Rotation},
     deliver::{KeeperWaker, Store, Subscriptions, Waker},
     hub::{EndReason, Hub, Stream},
     ingest::source::Sources,
@@ -56,10 +58,11 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
+use tokio::sync::Notify;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ControlError {
@@ -99,8 +102,13 @@ pub enum ControlError {
     UnknownFile(String),
     #[error("recording {0} has not ended; stop it, then delete it")]
     StillRunning(RecordingId),
+    #[error("recording {0} is locked; unlock it by DELETE /api/v1/recordings/{0}/lock, then delete it")]
+    Locked(RecordingId),
     #[error("the cursor is not one that a list has answered; begin again without one")]
     BadCursor,
+    /// There is no room for a recording.
+    #[error("{0}")]
+    DiskFull(String),
     /// It may be later.
     #[error("{0}")]
     NotAdmitted(NotAdmitted),
@@ -173,6 +181,10 @@ pub struct Facts {
     pub allow_delivery: DeliveryRules,
     /// Who delivers.
     pub deliveries: Waker,
+    /// When the disk of the records counts as full.
+    pub disk: DiskRule,
+    /// Which recordings are deleted to make room.
+    pub retention: RetentionRule,
 }
 
 /// A cheap handle; all clones are the same.
@@ -186,6 +198,9 @@ struct Inner {
     recorder: Recorder,
     library: Library,
     disk: Disk,
+    /// Retention looks at once.
+    retention_wake: Arc<Notify>,
+    deleted_by_retention: AtomicU64,
     sources: Sources,
     facts: Facts,
     admission: Admission,
@@ -215,7 +230,9 @@ impl Control {
         };
         let inner = Inner {
             admission: Admission::new(limits),
-            disk: Disk::watch(library.storage().folder().to_owned()),
+            disk: Disk::watch(library.storage().clone(), facts.disk),
+            retention_wake: Arc::default(),
+            deleted_by_retention: AtomicU64::new(0),
             hub,
             recorder,
             library,
@@ -228,6 +245,10 @@ impl Control {
             going_down: AtomicBool::new(false),
         };
         let control = Self { inner: Arc::new(inner) };
+        tokio::spawn(disk::keep(Arc::downgrade(&control.inner)));
+        if !control.inner.facts.retention.is_off() {
+            tokio::spawn(retention::keep(Arc::downgrade(&control.inner)));
+        }
         control.take_up_what_waits();
         control
     }
@@ -320,6 +341,16 @@ impl Control {
             return Err(ControlError::ShuttingDown.to_string());
         }
         self.inner.disk.ready()
+    }
+
+    /// The disk of the records folder, as it was when it last answered.
+    pub fn disk(&self) -> DiskInfo {
+        self.inner.disk.info()
+    }
+
+    /// Starts that were refused, and recordings that were ended, because the disk was full.
+    pub fn disk_full(&self) -> (u64, u64) {
+        (self.inner.disk.refused(), self.inner.disk.ended())
     }
 
     /// Recordings whose frames are being written.

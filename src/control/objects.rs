@@ -1,5 +1,6 @@
 //! What the verbs answer: live sessions and the server itself, in the contract's words.
 
+use super::disk::{Mark, Marks};
 use crate::{
     library::RecordingId,
     media::{MediaSessionId, Protocol},
@@ -202,4 +203,14 @@ pub struct DiskInfo {
     pub path: PathBuf,
     pub free_bytes: u64,
     pub total_bytes: u64,
+    /// What recordings write, smoothed over seconds.
+    pub bytes_per_second: u64,
+    /// At that rate, until recordings are ended; `null` when nothing is written.
+    #[schema(required)]
+    pub seconds_to_full: Option<u64>,
+    pub mark: Mark,
+    /// Free space at which each of them begins, as it is now.
+    pub marks: Marks,
+    /// Kept for the ends of recordings, and not among `freeBytes`.
+    pub reserved_bytes: u64,
 }

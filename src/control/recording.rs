@@ -135,22 +135,25 @@ impl Control {
             stop(&mut active, recording);
             running
         };
-        Ok(running.done().await)
+        Ok(self.with_lock(running.done().await).await)
     }
 
     /// Ends the file under way at the next key frame, which begins the next one; answers then, or after 2 s.
     pub async fn split_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
-        self.recording_of(id)?.split().await.map_err(ControlError::Refused)
+        let split = self.recording_of(id)?.split().await.map_err(ControlError::Refused)?;
+        Ok(self.with_lock(split).await)
     }
 
     /// Leaves out what comes from now on; the file stays open.
     pub async fn pause_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
-        self.recording_of(id)?.pause().await.map_err(ControlError::Refused)
+        let pause = self.recording_of(id)?.pause().await.map_err(ControlError::Refused)?;
+        Ok(self.with_lock(pause).await)
     }
 
     /// Goes on in the same file at the next key frame; answers then, or after 2 s.
     pub async fn resume_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
-        self.recording_of(id)?.resume().await.map_err(ControlError::Refused)
+        let resume = self.recording_of(id)?.resume().await.map_err(ControlError::Refused)?;
+        Ok(self.with_lock(resume).await)
     }
 
     /// Has a recording go on with another live stream, at that one's next key frame; answers then, or after 2 s. It belongs
@@ -262,7 +265,7 @@ impl Control {
     }
 
     /// What is to be done with the files of a recording that follows `rules`: each target once.
-    fn hand_on(&self, rules: &Rules) -> HandOn {
+    pub(super) fn hand_on(&self, rules: &Rules) -> HandOn {
         let facts = &self.inner.facts;
         let mut hand_on = facts.hand_on.clone();
         hand_on.hook = rules.policy.hook_in(&facts.hooks);

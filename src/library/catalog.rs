@@ -219,8 +219,8 @@ pub(super) async fn insert_recording(
 ) -> Result<(), LibraryError> {
     sqlx::query(
         "INSERT INTO recording (id, status, room_name, room_id, stream_name, media_session_id, session_id, \
-         protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error, hand_on) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         protocol, container, started_at_ms, ended_at_ms, duration_ms, size, lost, error, hand_on, locked) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(recording.id.to_string())
     .bind(recording.status.as_str())
@@ -238,6 +238,7 @@ pub(super) async fn insert_recording(
     .bind(to_json(&recording.lost))
     .bind(&recording.error)
     .bind(to_json(hand_on))
+    .bind(recording.locked)
     .execute(tx)
     .await
     .map_err(sql(what))?;
@@ -381,6 +382,7 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, LibraryError> {
         lost: from_json("lost", get(row, "lost")?)?,
         deliveries: Vec::new(),
         error: get(row, "error")?,
+        locked: get(row, "locked")?,
     })
 }
 

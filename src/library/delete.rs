@@ -46,7 +46,7 @@ const NOTED: &str = "SELECT d.file, d.recording_id, d.number, d.size, \
 impl Library {
     /// Deletes a recording that has ended, with its files, manifests and posters. Who reads one of them reads on.
     ///
-    /// [`NotEnded`](LibraryError::NotEnded) while it is recorded or made whole. After
+    /// [`Locked`](LibraryError::Locked) while it is locked, [`NotEnded`](LibraryError::NotEnded) while it is recorded or made whole. After
     /// [`NotRemoved`](LibraryError::NotRemoved) the catalog has forgotten it, and the next start tries the rest again.
     pub async fn delete(&self, id: &RecordingId) -> Result<(), LibraryError> {
         let _files = self.inner.files.lock().await;
@@ -54,13 +54,13 @@ impl Library {
         self.remove_files(doomed).await
     }
 
-    /// Step 1. Who may not delete a recording (a lock, a copy that is still to be made) is refused here.
+    /// Step 1.
     pub(super) async fn forget(&self, id: &RecordingId) -> Result<Vec<Doomed>, LibraryError> {
         const WHAT: &str = "delete a recording";
         let text = id.to_string();
         let mut tx = self.write(WHAT).await?;
         let row = sqlx::query(
-            "SELECT status, EXISTS (SELECT 1 FROM writing WHERE recording_id = ?1) AS unfinished FROM recording \
+            "SELECT status, locked, EXISTS (SELECT 1 FROM writing WHERE recording_id = ?1) AS unfinished FROM recording \
              WHERE id = ?1",
         )
         .bind(&text)
@@ -73,6 +73,9 @@ impl Library {
         let in_work = get::<bool>(&row, "unfinished")? && self.inner.recovering.load(Ordering::SeqCst) > 0;
         if !status.is_final() || in_work {
             return Err(LibraryError::NotEnded { id: *id, status });
+        }
+        if get(&row, "locked")? {
+            return Err(LibraryError::Locked(*id));
         }
         note_remote(&mut tx, id, WHAT).await?;
         for statement in [
@@ -161,6 +164,10 @@ fn remove(storage: &Storage, doomed: &Doomed) -> io::Result<()> {
     if doomed.taken || !storage.holds(file) || !is_its_own(doomed)? {
         tracing::warn!(file = %file.display(), recording = %doomed.recording, "is not the deleted recording's; left there");
         return Ok(());
+    }
+    // Of a lock that was given up when the daemon died.
+    if let Err(error) = storage.unmark_locked(&doomed.recording) {
+        tracing::warn!(%error, "is left there");
     }
     for path in [file, &Manifest::path_of(file), &poster_of(file)] {
         match fs::remove_file(path) {

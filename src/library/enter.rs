@@ -126,7 +126,7 @@ impl Library {
         let (mut grown, mut begun) = (BTreeSet::new(), BTreeSet::new());
         for found in batch {
             let id = found.identity.id;
-            match entry(&mut tx, &found, hand_on, WHAT).await? {
+            match entry(&mut tx, self.storage(), &found, hand_on, WHAT).await? {
                 Entry::Known => {}
                 Entry::Moved => entered.moved += 1,
                 Entry::Other => entered.left.push(found.part.file),
@@ -167,6 +167,7 @@ enum Entry {
 
 async fn entry(
     tx: &mut SqliteConnection,
+    storage: &Storage,
     found: &Found,
     hand_on: &HandOn,
     what: &'static str,
@@ -207,7 +208,8 @@ async fn entry(
         None => {
             let known = outbox::owed::hand_on_of(tx, &identity.id, what).await?;
             let hand_on = known.as_ref().unwrap_or(hand_on);
-            insert_recording(tx, &of_manifest(identity, *recovered), hand_on, what).await?;
+            let locked = storage.is_marked_locked(&identity.id);
+            insert_recording(tx, &of_manifest(identity, *recovered, locked), hand_on, what).await?;
             outbox::owed::restore(tx, &identity.id, None, what).await?;
         }
         Some(Some(Status::Completed)) if *recovered => {
@@ -242,7 +244,7 @@ async fn hand_on_found(
 }
 
 /// A recording of which only finished files are known.
-fn of_manifest(identity: &Identity, recovered: bool) -> Recording {
+fn of_manifest(identity: &Identity, recovered: bool, locked: bool) -> Recording {
     let identity = identity.clone();
     Recording {
         id: identity.id,
@@ -265,6 +267,7 @@ fn of_manifest(identity: &Identity, recovered: bool) -> Recording {
         lost: Lost::default(),
         deliveries: Vec::new(),
         error: None,
+        locked,
     }
 }
 

@@ -11,6 +11,7 @@ mod enter;
 mod files;
 mod health;
 mod list;
+mod lock;
 mod manifest;
 mod objects;
 mod open;
@@ -18,6 +19,8 @@ mod outbox;
 mod posters;
 mod recover;
 mod remote;
+mod retention;
+mod room;
 mod salvage;
 mod storage;
 mod strays;
@@ -41,6 +44,7 @@ pub use outbox::{
 pub use posters::PosterJob;
 pub use recover::Interrupted;
 pub use remote::{LocalCopy, Remote, RemoteDeletion, UploadFacts};
+pub use retention::{DeletedFor, Ended, Stock, select};
 pub use salvage::{Inspect, MakeWhole, Salvaged};
 pub use storage::{FinishedFile, PartFile, Storage, StorageError};
 pub use verify::{KnownPart, ReadOnlyCatalog};
@@ -80,6 +84,8 @@ pub enum LibraryError {
     Past { id: RecordingId, now: Status, wanted: Status },
     #[error("recording {id} is {}, and is not deleted before it has ended", .status.as_str())]
     NotEnded { id: RecordingId, status: Status },
+    #[error("recording {0} is locked, and is not deleted before it is unlocked")]
+    Locked(RecordingId),
     #[error(
         "the recording is out of the catalog, but {file} could not be removed: {source}; the next start tries again"
     )]

@@ -125,6 +125,9 @@ pub struct Recording {
     pub deliveries: Vec<PartDelivery>,
     #[schema(required)]
     pub error: Option<String>,
+    /// Nobody deletes it until it is unlocked.
+    #[serde(default)]
+    pub locked: bool,
 }
 
 impl Recording {

@@ -74,18 +74,47 @@ impl Library {
         let _recovering = Recovering::begin(self);
         let writing: Vec<Writing> = left.iter().flat_map(|l| l.writing.iter().cloned()).collect();
         let mut whole = self.whole_parts(writing, &strays).await?;
+        let ended = self.end_all(left, &mut whole, hand_on, make_whole, inspect).await;
+        self.take_in(strays, hand_on, make_whole, inspect).await?;
+        Ok(ended)
+    }
+
+    /// Makes whole, as far as it can be, what recordings that have failed were not able to finish: there was no room. Answers
+    /// those that are recovered now. While a start still recovers, it is left to that.
+    pub async fn recover_failed(
+        &self,
+        hand_on: &HandOn,
+        make_whole: MakeWhole,
+    ) -> Result<Vec<Recording>, LibraryError> {
+        if self.is_recovering() {
+            return Ok(Vec::new());
+        }
+        let _recovering = Recovering::begin(self);
+        let mut left = self.left_behind().await?;
+        left.retain(|l| l.status == Status::Failed);
+        let inspect: Inspect = |_| Ok(None);
+        Ok(self.end_all(left, &mut WholeParts::new(), hand_on, make_whole, inspect).await)
+    }
+
+    async fn end_all(
+        &self,
+        left: Vec<LeftBehind>,
+        whole: &mut WholeParts,
+        hand_on: &HandOn,
+        make_whole: MakeWhole,
+        inspect: Inspect,
+    ) -> Vec<Recording> {
         let mut ended = Vec::with_capacity(left.len());
         for recording in left {
             let id = recording.id;
-            match self.end_left_behind(recording, &mut whole, hand_on, make_whole, inspect).await {
+            match self.end_left_behind(recording, whole, hand_on, make_whole, inspect).await {
                 Ok(recording) => ended.extend(recording),
                 Err(error) => {
                     tracing::error!(recording = %id, %error, "cannot be recovered; the next start tries again");
                 }
             }
         }
-        self.take_in(strays, hand_on, make_whole, inspect).await?;
-        Ok(ended)
+        ended
     }
 
     async fn left_behind(&self) -> Result<Vec<LeftBehind>, LibraryError> {

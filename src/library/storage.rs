@@ -2,9 +2,12 @@
 //! async threads.
 //!
 //! Names in the folder: `NAME.EXT.part` a file being written, `NAME.EXT` a whole file, `NAME.EXT.json` its
-//! manifest, `NAME.EXT.temp` a manifest being written.
+//! manifest, `NAME.EXT.temp` a manifest being written; `.reeld-ID.lock` a lock, `.reeld-reserve` room that is kept.
 
-use super::manifest::{Manifest, ManifestError};
+use super::{
+    manifest::{Manifest, ManifestError},
+    room::Room,
+};
 use rustix::{fs::CWD, io::Errno};
 use sha2::{Digest, Sha256};
 use std::{
@@ -50,6 +53,7 @@ pub(super) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Er
 #[derive(Clone, Debug)]
 pub struct Storage {
     folder: Arc<Path>,
+    pub(super) room: Arc<Room>,
 }
 
 /// A name that is reserved: `NAME.EXT.part` exists, empty or being written.
@@ -105,7 +109,7 @@ impl Storage {
         match fs::remove_file(&probe) {
             // Somebody who starts at the same moment has taken it for one that was left behind.
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error(e)),
-            _ => Ok(Self { folder: folder.into() }),
+            _ => Ok(Self { folder: folder.into(), room: Arc::default() }),
         }
     }
 

@@ -79,6 +79,7 @@ pub fn recording(second: i64) -> Recording {
         lost: Lost::default(),
         deliveries: Vec::new(),
         error: None,
+        locked: false,
     }
 }
 

@@ -4,13 +4,16 @@
 use super::{
     feed::TrackCounts,
     names::{PartEnd, PartNames},
+    salvage::make_whole,
+    volume::Volume,
     writer::{Writer, Written},
 };
 use crate::{
+    gst::PipelineError,
     hub::Stream,
     library::{
         AudioPart, FinishedFile, HandOn, Health, Identity, Library, LibraryError, Manifest, Part, PartFile,
-        PartLost, Recording, Status, VideoPart,
+        PartLost, Recording, Salvaged, Status, VideoPart,
     },
     media::{Gap, HealthReason, MediaKind},
 };
@@ -33,6 +36,8 @@ const COMMIT_ATTEMPTS: u32 = 7;
 const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(250);
 /// Losses come in bursts: the catalog is told so much later.
 const NOTE_LOST_AFTER: Duration = Duration::from_millis(500);
+/// What a file's end takes beside its index: a manifest, a row of the catalog.
+const FINISH_BYTES: u64 = 256 << 10;
 const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// What happens in a recording's life, told by the writer thread.
@@ -66,9 +71,11 @@ pub(super) enum Entry {
     /// No more frames will be written.
     Ending,
     /// Nothing follows. `trouble`: the last error that the recording got over, or tried to.
+    /// `disk_full`: it was for want of room.
     Ended {
         error: Option<String>,
         trouble: Option<String>,
+        disk_full: bool,
     },
 }
 
@@ -96,13 +103,23 @@ pub struct Progress {
     pub parts_opened: u32,
     /// How often the recording has gone over to another stream.
     pub sources_joined: u32,
+    /// It has ended for want of room on the disk.
+    pub disk_full: bool,
     /// Every part is finished (or failed) and the catalog knows.
     pub done: bool,
 }
 
 impl Progress {
     pub(super) fn begin(recording: Recording, stream: Arc<Stream>) -> Self {
-        Self { recording, stream, file_name: None, parts_opened: 0, sources_joined: 0, done: false }
+        Self {
+            recording,
+            stream,
+            file_name: None,
+            parts_opened: 0,
+            sources_joined: 0,
+            disk_full: false,
+            done: false,
+        }
     }
 }
 
@@ -176,6 +193,7 @@ pub(super) struct Books {
     pub totals: Arc<Totals>,
     /// Called when something is to be delivered: a finished part, or news.
     pub on_commit: Arc<dyn Fn() + Send + Sync>,
+    pub volume: Arc<Volume>,
 }
 
 impl Books {
@@ -233,7 +251,10 @@ impl Books {
                 }),
                 Entry::Ending => self.advance(Status::Finalizing).await,
                 Entry::Closed(part) => finishing.next(self.clone(), *part),
-                Entry::Ended { error, trouble } => return (error, trouble),
+                Entry::Ended { error, trouble, disk_full } => {
+                    self.progress.send_modify(|p| p.disk_full = disk_full);
+                    return (error, trouble);
+                }
             }
         }
         (
@@ -295,12 +316,13 @@ impl Books {
     async fn finish_part(&self, part: ClosedPart) -> Result<(), String> {
         let id = self.identity.id;
         let (library, identity) = (self.library.clone(), self.identity.clone());
-        let number = part.number;
+        let (number, units) = (part.number, part.writer.units());
         let health = self.progress.borrow().recording.health.clone();
         let finish = move || finish_file(&library, &identity, &health, part);
-        let finished =
-            tokio::task::spawn_blocking(finish).await.map_err(|e| format!("finishing a file: {e}"))?;
-        let Some(part) = finished.inspect_err(|e| self.log_error(e))? else {
+        let finished = tokio::task::spawn_blocking(finish).await;
+        self.volume.finished(units);
+        let finished = finished.map_err(|e| format!("finishing a file: {e}"))?;
+        let Some((part, missing)) = finished.inspect_err(|e| self.log_error(e))? else {
             self.log_failure("drop a part of", self.library.discard_part(&id, number).await);
             return Ok(());
         };
@@ -312,6 +334,7 @@ impl Books {
             r.duration_ms += part.duration_ms;
             r.size += part.size;
             r.degrade(&part.degraded);
+            r.lost.frames += missing;
             r.parts.push(part.clone());
         });
         committed.map_err(|e| {
@@ -389,38 +412,65 @@ impl Books {
     }
 }
 
-/// `None`: the part holds no frame and is gone. Blocks.
+/// The part, and how many of its access units the file has not. `None`: it holds no frame and is gone. Blocks.
+///
+/// Where the disk has no room for the end of the file, that is made in the room that is kept for it, from what the file
+/// holds by then.
 fn finish_file(
     library: &Library,
     identity: &Identity,
     health: &[Health],
     part: ClosedPart,
-) -> Result<Option<Part>, String> {
-    let ClosedPart { writer, file, names, number, started_at, gaps, lost, left_out } = part;
-    let path = file.path().to_owned();
+) -> Result<Option<(Part, u64)>, String> {
+    let ClosedPart { writer, file, names, number, started_at, gaps, mut lost, left_out } = part;
+    let (path, storage) = (file.path().to_owned(), library.storage());
     let failed = |e: &dyn std::fmt::Display| {
         let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
         format!("{} could not be finished; the {bytes} bytes in it stay as they are: {e}", path.display())
     };
+    storage.make_room_for(FINISH_BYTES.saturating_add(writer.index_bytes()));
     let (mut written, muxed) = writer.finish();
     written.degraded.extend(left_out);
     let empty = std::fs::metadata(file.path()).is_ok_and(|m| m.len() == 0);
     if empty || written.tracks.iter().all(|t| t.frames == 0) {
-        library.storage().discard(file).map_err(|e| failed(&e))?;
+        storage.discard(file).map_err(|e| failed(&e))?;
         return muxed.map(|()| None).map_err(|e| e.to_string());
     }
-    muxed.map_err(|e| failed(&e))?;
-    let end = PartEnd { duration_ms: written.span.duration_ms(), ended_at: Utc::now() };
-    let describe = |f: &FinishedFile| Part { lost, ..describe(f, number, started_at, &written, &gaps) };
-    let finished = library
-        .storage()
+    let salvaged = match muxed {
+        Err(PipelineError::DiskFull) => {
+            storage.give_back_room();
+            let made = make_whole(&path).map_err(|e| failed(&e))?;
+            Some(made.ok_or_else(|| failed(&PipelineError::DiskFull))?)
+        }
+        muxed => muxed.map(|()| None).map_err(|e| failed(&e))?,
+    };
+    let missing = salvaged.as_ref().map_or(0, |found| missing(&written, found));
+    lost.frames += missing;
+    let duration_ms = salvaged.as_ref().map_or(written.span.duration_ms(), |found| found.duration_ms);
+    let end = PartEnd { duration_ms, ended_at: Utc::now() };
+    let describe = |f: &FinishedFile| {
+        let part = Part { lost, duration_ms, ..describe(f, number, started_at, &written, &gaps) };
+        match salvaged.clone() {
+            Some(Salvaged { video, audio, .. }) => Part { video, audio, ..part },
+            None => part,
+        }
+    };
+    let finished = storage
         .finish(
             file,
             |n| names.stem(n, Some(end)),
             |f| Manifest::new(identity.clone(), describe(f)).with_health(health),
         )
         .map_err(|e| failed(&e))?;
-    Ok(Some(describe(&finished)))
+    Ok(Some((describe(&finished), missing)))
+}
+
+/// Access units that were written and are not in the file.
+fn missing(written: &Written, found: &Salvaged) -> u64 {
+    let of = |kind| written.tracks.iter().filter(move |t| t.kind == kind).map(|t| t.frames).sum::<u64>();
+    let video = found.video.as_ref().map_or(0, |v| v.frames);
+    let audio = found.audio.as_ref().map_or(0, |a| a.frames);
+    of(MediaKind::Video).saturating_sub(video) + of(MediaKind::Audio).saturating_sub(audio)
 }
 
 fn describe(

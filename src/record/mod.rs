@@ -19,6 +19,7 @@ pub mod sync;
 mod task;
 mod usage;
 mod vitals;
+mod volume;
 mod writer;
 
 pub use books::{Progress, Totals};
@@ -26,6 +27,7 @@ pub use posters::{PosterWaker, Posters};
 pub use request::{Refusal, Source};
 pub use salvage::make_whole;
 pub use vitals::Written;
+pub use volume::Footprint;
 
 use crate::{
     config::{AudioRule, Policy},
@@ -44,6 +46,7 @@ use task::Task;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use vitals::Vitals;
+use volume::Volume;
 use writer::Means;
 
 /// What to record and how. A recording keeps these to its end, whatever is reloaded meanwhile.
@@ -88,6 +91,7 @@ pub struct Running {
     checks: HealthChecks,
     /// Its books, as long as they are kept.
     entries: mpsc::WeakUnboundedSender<Entry>,
+    volume: Arc<Volume>,
 }
 
 impl Recorder {
@@ -119,6 +123,7 @@ impl Recorder {
             reason = "an entry per event of a recording's life, never per frame"
         )]
         let (entries, inbox) = mpsc::unbounded_channel();
+        let volume = Arc::<Volume>::default();
         let books = Books {
             identity: Identity::from(&started),
             library: self.library.clone(),
@@ -126,6 +131,7 @@ impl Recorder {
             progress,
             totals: self.totals(),
             on_commit: self.on_commit.clone(),
+            volume: volume.clone(),
         };
         self.books.spawn(books.keep(inbox));
         let (vitals, checks, to_books) =
@@ -140,6 +146,7 @@ impl Recorder {
             storage,
             means,
             max_part_duration: order.max_part_duration,
+            volume: volume.clone(),
             degraded: order.degraded,
         };
         let (policy, templates) = (order.policy.clone(), order.templates.clone());
@@ -149,7 +156,12 @@ impl Recorder {
             session = %started.media_session_id, "recording"
         );
         let waker = self.pool.attach(task);
-        Running { id, policy, templates, waker, progress: watcher, vitals, checks, entries: to_books }
+        Running { id, policy, templates, waker, progress: watcher, vitals, volume, checks, entries: to_books }
+    }
+
+    /// Parts were stored, with their deliveries, by another way than a recording.
+    pub fn committed(&self) {
+        (self.on_commit)();
     }
 
     pub fn totals(&self) -> Arc<Totals> {
@@ -186,7 +198,12 @@ impl Running {
 
     /// Writes what has arrived until now and ends the recording; does not wait for it.
     pub fn stop(&self) {
-        self.waker.stop(self.id);
+        self.waker.stop(self.id, None);
+    }
+
+    /// As [`stop`](Self::stop), before anyone asked for it: `why` is told in `degraded`.
+    pub fn end_early(&self, why: String) {
+        self.waker.stop(self.id, Some(why));
     }
 
     /// Ends the part under way at the next key frame, which begins the next one. Answers when that is being written, or
@@ -248,6 +265,11 @@ impl Running {
     /// Returns when something has happened since it was last looked at; false when nothing will any more.
     pub async fn changed(&mut self) -> bool {
         self.progress.changed().await.is_ok()
+    }
+
+    /// How much it has written, and still has to.
+    pub fn footprint(&self) -> Footprint {
+        self.volume.footprint()
     }
 
     /// Media time recorded so far, ms.
@@ -339,5 +361,6 @@ fn new_recording(order: &Order) -> Recording {
         lost: Lost::default(),
         deliveries: Vec::new(),
         error: None,
+        locked: false,
     }
 }

@@ -26,7 +26,7 @@ const MAX_THREADS: usize = 4;
 
 enum Command {
     Attach(Box<Task>),
-    Stop(RecordingId),
+    Stop(RecordingId, Option<String>),
     Poll(RecordingId),
     Ask(RecordingId, Request, oneshot::Sender<Result<(), Refused>>),
     Quit,
@@ -58,8 +58,9 @@ impl Waker {
         subscriber.on_attention(move || waker.poll(id));
     }
 
-    pub fn stop(&self, id: RecordingId) {
-        let _ = self.0.send(Command::Stop(id));
+    /// `why`: the recording ends before anyone asked for it.
+    pub fn stop(&self, id: RecordingId, why: Option<String>) {
+        let _ = self.0.send(Command::Stop(id, why));
     }
 
     /// Has one recording do something; answers when it has, or will at its next key frame.
@@ -154,8 +155,8 @@ fn run(commands: &Receiver<Command>, counter: &AtomicUsize, tell: impl Fn(bool))
                     tasks.push(*task);
                 }
             }
-            Ok(Command::Stop(id)) => with(&mut tasks, id, |task| {
-                task.stop(now());
+            Ok(Command::Stop(id, why)) => with(&mut tasks, id, |task| {
+                task.stop(why, now());
                 false
             }),
             Ok(Command::Ask(id, request, reply)) => ask(&mut tasks, id, request, reply, now()),

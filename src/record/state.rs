@@ -31,6 +31,8 @@ pub(super) enum Input {
     },
     /// A part could not be opened or written.
     WriteFailed,
+    /// The disk has no room for what was written.
+    DiskFull,
     /// No part can ever be opened: the codec does not fit the container.
     Impossible,
     /// The recording was asked to end.
@@ -139,7 +141,7 @@ impl State {
             Input::Joined { video, fits } => self.joined(video, fits),
             Input::WriteFailed => self.write_failed(now),
             Input::Impossible => self.end(Action::Fail),
-            Input::Stop | Input::End => self.end(Action::Finish),
+            Input::Stop | Input::End | Input::DiskFull => self.end(Action::Finish),
         }
     }
 
@@ -416,6 +418,7 @@ mod tests {
     fn a_stop_ends_it_for_good() {
         run(&[(AV, Nothing), (KEY, Open), (Input::Stop, Finish), (KEY, Nothing), (Input::End, Nothing)]);
         run(&[(Input::Stop, Finish)]);
+        run(&[(AV, Nothing), (KEY, Open), (Input::DiskFull, Finish), (KEY, Nothing)]);
     }
 
     #[test]

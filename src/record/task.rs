@@ -15,11 +15,12 @@ use super::{
     rotation::RotationRule,
     state::{Action, ErrorBudget, Input, State},
     vitals::Vitals,
+    volume::Volume,
     writer::{BEHIND_BYTES, MAX_QUEUED_BYTES, Means, Span},
 };
 use crate::{
     config::Policy,
-    gst::Templates,
+    gst::{PipelineError, Templates},
     hub::{Item, Stream},
     library::{RecordingId, Storage},
     media::{Frame, Gap, GapKind, MediaKind, Tracks},
@@ -27,7 +28,7 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use parts::Closing;
 use sources::Next;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Gaps that are told one by one; of more only what is lost is counted.
@@ -79,6 +80,11 @@ pub(super) struct Task {
     packets_lost: u64,
     gaps_told: usize,
     asked_for_key: Duration,
+    volume: Arc<Volume>,
+    /// Bytes of the parts already closed.
+    closed_bytes: u64,
+    /// It ends because the disk has no room.
+    disk_full: bool,
     ended: bool,
 }
 
@@ -89,6 +95,7 @@ pub(super) struct Inputs {
     pub storage: Storage,
     pub means: Means,
     pub max_part_duration: Duration,
+    pub volume: Arc<Volume>,
     pub degraded: Vec<String>,
 }
 
@@ -106,7 +113,7 @@ impl Task {
         books: mpsc::UnboundedSender<Entry>,
         vitals: Arc<Vitals>,
     ) -> Self {
-        let Inputs { id, source, storage, means, max_part_duration, degraded } = inputs;
+        let Inputs { id, source, storage, means, max_part_duration, volume, degraded } = inputs;
         let budget = ErrorBudget { max: policy.max_errors, interval: policy.error_interval };
         let rotation =
             RotationRule { rotation: policy.rotation, align: policy.rotation_align, max: max_part_duration };
@@ -141,6 +148,9 @@ impl Task {
             packets_lost: 0,
             gaps_told: 0,
             asked_for_key: Duration::ZERO,
+            volume,
+            closed_bytes: 0,
+            disk_full: false,
             ended: false,
         }
     }
@@ -165,13 +175,18 @@ impl Task {
         self.ask_again(now);
         self.tell_losses();
         self.vitals.set_media_ms(self.recorded_ms());
+        let (bytes, units) = self.in_open_parts();
+        self.volume.note(self.closed_bytes + bytes, units);
         !self.ended
     }
 
-    /// Writes what has arrived until now and ends the recording.
-    pub fn stop(&mut self, now: Duration) {
+    /// Writes what has arrived until now and ends the recording. `why`: nobody asked for it.
+    pub fn stop(&mut self, why: Option<String>, now: Duration) {
         self.take_arrived(u32::MAX, now);
         self.poll(now);
+        if let Some(why) = why {
+            self.open_parts().for_each(|part| part.writer.degrade(why.clone()));
+        }
         self.input(Input::Stop, None, now);
     }
 
@@ -319,15 +334,24 @@ impl Task {
         }
     }
 
-    fn failed(&mut self, error: &dyn std::error::Error, now: Duration) {
+    fn failed(&mut self, error: &(dyn std::error::Error + 'static), now: Duration) {
         let announce = self.origin.announce();
+        let full = is_disk_full(error);
+        let next = if full { "it ends" } else { "it goes on at the next key frame unless errors repeat" };
         tracing::error!(
             recording = %self.id, room = %announce.room, stream = %announce.name, error = %error,
-            "cannot write the recording; it goes on at the next key frame unless errors repeat"
+            "cannot write the recording; {next}"
         );
         self.last_error = Some(error.to_string());
         self.frames_lost += self.held.len() as u64;
         self.held.clear();
+        if full {
+            // Each part that it went on with would take room that others need to end.
+            let why = "the recording ends here: the disk was full".to_owned();
+            self.open_parts().for_each(|part| part.writer.degrade(why.clone()));
+            self.disk_full = true;
+            return self.input(Input::DiskFull, None, now);
+        }
         self.input(Input::WriteFailed, None, now);
     }
 
@@ -420,7 +444,7 @@ impl Task {
         self.close(now);
         self.tell_losses();
         let trouble = self.last_error.take();
-        self.tell(Entry::Ended { error, trouble });
+        self.tell(Entry::Ended { error, trouble, disk_full: self.disk_full });
     }
 
     /// A pause that nobody ended ends with the recording.
@@ -456,5 +480,49 @@ impl Task {
     fn recorded_ms(&self) -> u64 {
         let closing = self.closing.as_ref().map(|c| &c.part);
         self.closed_ms + closing.into_iter().chain(&self.part).map(OpenPart::duration_ms).sum::<u64>()
+    }
+
+    fn open_parts(&mut self) -> impl Iterator<Item = &mut OpenPart> {
+        self.closing.as_mut().map(|c| &mut c.part).into_iter().chain(&mut self.part)
+    }
+
+    /// Bytes, and access units.
+    fn in_open_parts(&self) -> (u64, u64) {
+        let closing = self.closing.as_ref().map(|c| &c.part);
+        let open = closing.into_iter().chain(&self.part).map(|part| &part.writer);
+        open.fold((0, 0), |(bytes, units), writer| (bytes + writer.bytes(), units + writer.units()))
+    }
+}
+
+/// Whether it is for want of room that something was not written.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |e| e.source());
+    causes.any(|cause| {
+        let by_muxer = cause.downcast_ref().is_some_and(|e| matches!(e, PipelineError::DiskFull));
+        by_muxer
+            || cause.downcast_ref().is_some_and(|e: &io::Error| {
+                matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::library::StorageError;
+
+    #[test]
+    fn a_full_disk_is_known_by_its_cause() {
+        let io = |kind: io::ErrorKind| StorageError::Io {
+            what: "cannot create",
+            path: "/records/x.mp4.part".into(),
+            source: kind.into(),
+        };
+        assert!(is_disk_full(&PipelineError::DiskFull));
+        assert!(
+            is_disk_full(&io(io::ErrorKind::StorageFull)) && is_disk_full(&io(io::ErrorKind::QuotaExceeded))
+        );
+        assert!(!is_disk_full(&io(io::ErrorKind::PermissionDenied)));
+        assert!(!is_disk_full(&PipelineError::NotSynced("EIO".into())));
     }
 }

@@ -8,6 +8,7 @@ use super::{
     feed::{Feed, TrackCounts},
     sync::{Behind, SyncGuard, SyncStats, Syncer},
     usage::Usage,
+    volume::index_bytes,
 };
 use crate::{
     gst::{Pipeline, PipelineError, Template, TrackPlan, make_elements, mp4mux::is_mp4mux},
@@ -174,6 +175,16 @@ impl Writer {
     /// What was written, without what the container adds.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Access units in the file.
+    pub fn units(&self) -> u64 {
+        self.feeds.iter().map(|f| f.counts().frames).sum()
+    }
+
+    /// What its index takes at most.
+    pub fn index_bytes(&self) -> u64 {
+        index_bytes(self.units())
     }
 
     /// Notes why the file is less than what was asked for.

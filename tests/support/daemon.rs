@@ -96,11 +96,12 @@ impl House {
         calls.collect()
     }
 
-    /// Files in `records/` whose names end in `suffix`, sorted.
+    /// Files in `records/` whose names end in `suffix`, sorted; without the room that the daemon keeps there.
     pub fn records(&self, suffix: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path("records")).expect("records");
         let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
-        files.retain(|file| file.to_string_lossy().ends_with(suffix));
+        let kept = |file: &Path| file.ends_with(".reeld-reserve");
+        files.retain(|file| file.to_string_lossy().ends_with(suffix) && !kept(file));
         files.sort();
         files
     }
@@ -142,7 +143,7 @@ fn without_cpu_guard(limits: &str) -> String {
     }
     match limits.split_once("\n[") {
         Some((own, sections)) => format!("{own}\n{OFF}\n[{sections}"),
-        None => format!("{limits}\n{OFF}"),
+        None => format!("{OFF}\n{limits}"),
     }
 }
 

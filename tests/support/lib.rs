@@ -24,6 +24,7 @@ pub mod relay;
 pub mod rtmp;
 pub mod rtsp;
 pub mod s3;
+pub mod small_disk;
 pub mod tap;
 pub mod wait;
 pub mod ws;

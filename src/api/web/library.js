@@ -15,8 +15,6 @@ const LINKS = {
   polling: "Updates every few seconds",
   offline: "reeld cannot be reached; trying again",
 };
-/** Less free space than this is told in red. */
-const LOW = 0.1;
 
 function linkView(store) {
   const draw = () => {
@@ -32,7 +30,7 @@ function serverView(store) {
   store.addEventListener("server", () => {
     const { disk, policy, addresses, version } = store.server;
     const used = disk.totalBytes - disk.freeBytes;
-    const low = disk.totalBytes > 0 && disk.freeBytes / disk.totalBytes < LOW;
+    const low = disk.mark !== "enough";
     byId("disk").hidden = disk.totalBytes === 0;
     byId("disk").dataset.low = String(low);
     byId("disk-bar").max = disk.totalBytes;

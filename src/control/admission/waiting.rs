@@ -66,7 +66,7 @@ impl Control {
         }
     }
 
-    fn have_wait(&self, stream: Arc<Stream>, error: &ControlError) {
+    pub(in crate::control) fn have_wait(&self, stream: Arc<Stream>, error: &ControlError) {
         self.count_refused(error);
         let announce = stream.announce();
         tracing::warn!(

@@ -53,6 +53,9 @@ pub enum Event {
         #[serde(rename = "type")]
         what: Deletion,
         recording_id: RecordingId,
+        /// The key in `[limits]` that asked for it; none when a call did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
     },
     #[schema(rename_all = "camelCase")]
     Delivery {
@@ -133,7 +136,8 @@ pub enum RecordingChange {
     /// What was wrong with it while it runs is over (`health`), all of it.
     #[serde(rename = "recording.healthy")]
     Healthy,
-    /// A part has got its poster, or something that was wrong with it is over while something else still is.
+    /// A part has got its poster. Without a part: something that was wrong with it is over while something else still is, it was
+    /// locked or unlocked, or files that had found no room are whole.
     #[serde(rename = "recording.updated")]
     Updated,
 }
@@ -164,8 +168,12 @@ pub enum DiskMark {
     Enough,
     #[serde(rename = "disk.low")]
     Low,
-    #[serde(rename = "disk.full")]
-    Full,
+    /// Nothing new is recorded.
+    #[serde(rename = "disk.refusing")]
+    Refusing,
+    /// What is recorded is ended.
+    #[serde(rename = "disk.ending")]
+    Ending,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -208,7 +216,11 @@ impl Cause {
 }
 
 impl Event {
-    pub(super) fn recording(what: RecordingChange, mut recording: Recording, part: Option<u32>) -> Self {
+    pub(in crate::control) fn recording(
+        what: RecordingChange,
+        mut recording: Recording,
+        part: Option<u32>,
+    ) -> Self {
         let partial = recording.keep_newest(MAX_TOLD);
         Event::Recording { what, recording: Box::new(recording), part, partial }
     }
@@ -228,7 +240,11 @@ impl From<Delivered> for Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{library::testing, media::Gap};
+    use crate::{
+        control::{Mark, Marks},
+        library::testing,
+        media::Gap,
+    };
     use serde_json::json;
 
     #[test]
@@ -288,7 +304,16 @@ mod tests {
             attempts: 3,
             error: Some("exit code 1".into()),
         };
-        let disk = DiskInfo { path: "/records".into(), free_bytes: 5, total_bytes: 9 };
+        let disk = DiskInfo {
+            path: "/records".into(),
+            free_bytes: 5,
+            total_bytes: 9,
+            bytes_per_second: 2,
+            seconds_to_full: Some(1),
+            mark: Mark::Low,
+            marks: Marks { warn_bytes: 6, refuse_bytes: 4, end_bytes: 3 },
+            reserved_bytes: 1,
+        };
         for (event, wanted) in [
             (
                 Event::from(delivered),
@@ -296,12 +321,18 @@ mod tests {
                     "target": "/hooks/x.sh", "state": "dead", "attempts": 3, "error": "exit code 1"}),
             ),
             (
-                Event::Deleted { what: Deletion::Deleted, recording_id: id },
+                Event::Deleted { what: Deletion::Deleted, recording_id: id, reason: None },
                 json!({"type": "recording.deleted", "recordingId": id}),
             ),
             (
+                Event::Deleted { what: Deletion::Deleted, recording_id: id, reason: Some("retention_age") },
+                json!({"type": "recording.deleted", "recordingId": id, "reason": "retention_age"}),
+            ),
+            (
                 Event::Disk { what: DiskMark::Low, disk },
-                json!({"type": "disk.low", "disk": {"path": "/records", "freeBytes": 5, "totalBytes": 9}}),
+                json!({"type": "disk.low", "disk": {"path": "/records", "freeBytes": 5, "totalBytes": 9, "bytesPerSecond": 2,
+                    "secondsToFull": 1, "mark": "low", "marks": {"warnBytes": 6, "refuseBytes": 4, "endBytes": 3},
+                    "reservedBytes": 1}}),
             ),
             (
                 Event::Config {

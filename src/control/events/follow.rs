@@ -4,7 +4,7 @@ use super::{Cause, Deletion, Event, RecordingChange, SessionChange};
 use crate::{
     control::{Control, Rules, freshen},
     hub::{EndReason, Stream},
-    library::{Health, HealthNews, Recording, RecordingId, Status},
+    library::{DeletedFor, Health, HealthNews, Recording, RecordingId, Status},
     record::{Progress, Running},
 };
 use std::{
@@ -69,9 +69,12 @@ impl Control {
 
     async fn recording_to_its_end(self, mut running: Running) {
         let id = running.id();
-        let mut seen = Seen::default();
+        let (mut seen, mut no_room) = (Seen::default(), false);
         loop {
             let now = running.progress_seen();
+            if now.disk_full && !std::mem::replace(&mut no_room, true) {
+                self.no_room();
+            }
             {
                 let mut active = self.active();
                 match now.done {
@@ -87,6 +90,9 @@ impl Control {
                 }
             }
             if now.done {
+                if no_room && now.recording.status == Status::Failed {
+                    self.inner.disk.note_behind();
+                }
                 return;
             }
             if !running.changed().await {
@@ -111,6 +117,7 @@ impl Control {
             && stored.parts.len() >= recording.parts.len()
         {
             (recording.parts, recording.deliveries) = (stored.parts, stored.deliveries);
+            recording.locked = stored.locked;
         }
         recording
     }
@@ -131,8 +138,9 @@ impl Control {
         }
     }
 
-    pub(in crate::control) fn tell_deleted(&self, id: RecordingId) {
-        self.inner.events.tell(&Event::Deleted { what: Deletion::Deleted, recording_id: id });
+    pub(in crate::control) fn tell_deleted(&self, id: RecordingId, why: Option<DeletedFor>) {
+        let reason = why.map(DeletedFor::as_str);
+        self.inner.events.tell(&Event::Deleted { what: Deletion::Deleted, recording_id: id, reason });
     }
 
     /// What became of reading the operator's files again.

@@ -292,6 +292,8 @@ impl Task {
     /// The books make the file whole.
     fn hand_over(&mut self, part: OpenPart) {
         self.closed_ms += part.duration_ms();
+        self.closed_bytes += part.writer.bytes();
+        self.volume.close(part.writer.units());
         let left_out = self.source.stream.left_out();
         self.tell(Entry::Closed(Box::new(part.close(left_out))));
     }

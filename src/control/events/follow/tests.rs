@@ -23,6 +23,7 @@ fn progress() -> Progress {
         file_name: None,
         parts_opened: 0,
         sources_joined: 0,
+        disk_full: false,
         done: false,
     }
 }
