@@ -3,11 +3,15 @@
 use super::{
     Answer, allow,
     body::{body, json, parse},
+    openapi::{Operation, Tag, integer, one_of, text},
     problem::{Kind, Problem, quoted},
     query::{DEFAULT_LIMIT, bad, each, limit},
     to_the_end,
+    v1::NoOptions,
 };
-use crate::control::{Control, DeliveryKind, LetterFilter, LetterState, OutboxId, RecordingId};
+use crate::control::{
+    Control, DeliveryKind, Filter as Lists, Letter, LetterFilter, LetterState, OutboxId, RecordingId,
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use warp::{
@@ -44,6 +48,48 @@ pub(super) fn routes(
     list.or(retry_dead).unify().or(one).unify().or(retry).unify()
 }
 
+pub(super) fn operations() -> Vec<Operation> {
+    let (all, one) = ("/api/v1/deliveries", "/api/v1/deliveries/{deliveryId}");
+    let mut limit = integer(1, Lists::MAX_LIMIT.into());
+    limit["default"] = serde_json::json!(DEFAULT_LIMIT);
+    vec![
+        Operation::get(
+            Tag::Deliveries,
+            all,
+            "listDeliveries",
+            "List what is still to be delivered, oldest first",
+        )
+        .query("state", one_of(&LetterState::ALL.map(LetterState::as_str)), "Those in this state")
+        .query("kind", one_of(&DeliveryKind::ALL.map(DeliveryKind::as_str)), "Those of this kind")
+        .query(
+            "recordingId",
+            serde_json::json!({"type": "string", "format": "uuid"}),
+            "Those of this recording",
+        )
+        .query("limit", limit, "Deliveries on a page")
+        .query("cursor", text(), "The `nextCursor` of the page before")
+        .answers_page::<Letter>("A page")
+        .problems(&[Kind::BadParameter, Kind::BadCursor, Kind::Failed]),
+        Operation::post(
+            Tag::Deliveries,
+            format!("{all}/retry"),
+            "retryDeliveries",
+            "Try what was given up again",
+        )
+        .about("All of it, or what is of a kind or a recording.")
+        .optional_body::<RetryBody>(serde_json::json!({"kind": "hook"}))
+        .answers::<Retried>(200, "How many are tried again")
+        .problems(&[Kind::Failed]),
+        Operation::post(Tag::Deliveries, format!("{one}/retry"), "retryDelivery", "Try a delivery again now")
+            .optional_body::<NoOptions>(serde_json::json!({}))
+            .answers::<Letter>(200, "The delivery as it is now")
+            .problems(&[Kind::UnknownDelivery, Kind::Failed]),
+        Operation::delete(Tag::Deliveries, one, "dropDelivery", "Take a delivery out, undelivered")
+            .answers_nothing(204, "It is gone")
+            .problems(&[Kind::UnknownDelivery, Kind::Failed]),
+    ]
+}
+
 async fn list(method: Method, pairs: Vec<(String, String)>, control: Control) -> Answer {
     allow(&method, "GET, HEAD")?;
     json(&control.deliveries(filter(&pairs)?).await?)
@@ -70,20 +116,16 @@ async fn retry_dead(method: Method, body: Result<Bytes, Problem>, control: Contr
     json(&Retried { retried })
 }
 
-/// Body of `POST /deliveries/{id}/retry`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoOptions {}
-
 /// Body of `POST /deliveries/retry`: which of the dead ones; all where nothing is said.
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = RetryDeliveries)]
 struct RetryBody {
     kind: Option<DeliveryKind>,
     recording_id: Option<RecordingId>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Retried {
     retried: u64,
 }

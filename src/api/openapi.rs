@@ -18,7 +18,8 @@ mod operation;
 pub(super) use operation::Operation;
 
 use super::{
-    Answer, allow, events, flashphoner, flashphoner_pull, health, media, openvidu, sources, v1, whip,
+    Answer, allow, deliveries, events, flashphoner, flashphoner_pull, health, media, openvidu, sources, v1,
+    webhooks, whip,
 };
 use bytes::Bytes;
 use operation::Schemas;
@@ -38,6 +39,7 @@ pub(super) enum Tag {
     Recordings,
     Files,
     Sources,
+    Deliveries,
     Events,
     Whip,
     OpenVidu,
@@ -47,11 +49,12 @@ pub(super) enum Tag {
 
 impl Tag {
     /// In the order in which they are shown.
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Sessions,
         Self::Recordings,
         Self::Files,
         Self::Sources,
+        Self::Deliveries,
         Self::Events,
         Self::Server,
         Self::Whip,
@@ -69,6 +72,7 @@ impl Tag {
                 "Bytes of recordings: media, manifests, posters. Ranges and conditions as in RFC 9110.",
             ),
             Self::Sources => ("Sources", "Streams that reeld pulls from cameras and servers."),
+            Self::Deliveries => ("Deliveries", "What hooks, webhooks and uploads still have to do."),
             Self::Events => ("Events", "Every change of state, told as it happens."),
             Self::Server => ("Server", "The daemon itself."),
             Self::Whip => ("WHIP", "Publishing over WebRTC (RFC 9725). Pages of any origin may use it."),
@@ -90,12 +94,13 @@ impl Tag {
 }
 
 /// Name in a path, description, schema.
-static PATH_PARAMETERS: LazyLock<[(&str, &str, Value); 8]> = LazyLock::new(|| {
+static PATH_PARAMETERS: LazyLock<[(&str, &str, Value); 9]> = LazyLock::new(|| {
     let uuid = || json!({"type": "string", "format": "uuid"});
     [
         ("mediaSessionId", "Id of a live stream; `GET /api/v1/sessions` lists them", uuid()),
         ("recordingId", "Id of a recording; `GET /api/v1/recordings` lists them", uuid()),
         ("sourceId", "Id of a source; `GET /api/v1/sources` lists them", uuid()),
+        ("deliveryId", "Id of a delivery; `GET /api/v1/deliveries` lists them", integer(1, i64::MAX as u64)),
         ("part", "Number of a file within its recording, from 1", integer(1, u32::MAX.into())),
         ("fileName", "Name of a finished file", text()),
         ("room", "Name of the room", text()),
@@ -148,6 +153,8 @@ fn operations() -> Vec<Operation> {
         v1::operations(),
         media::operations(),
         sources::operations(),
+        deliveries::operations(),
+        webhooks::operations(),
         events::operations(),
         whip::operations(),
         openvidu::operations(),

@@ -218,7 +218,7 @@ impl Verb {
 /// Body of a call that takes no options.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NoOptions {}
+pub(super) struct NoOptions {}
 
 /// Body of `POST /recordings/{id}/switch`.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]

@@ -3,22 +3,44 @@
 use super::{
     Answer, allow,
     body::{body, json, parse},
-    problem::Problem,
+    openapi::{Operation, Tag},
+    problem::{Kind, Problem},
     to_the_end,
+    v1::NoOptions,
 };
-use crate::control::{Control, Page};
+use crate::control::{Control, Page, SubscriptionInfo};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use warp::{Filter, Rejection, http::Method};
 
 pub(super) fn routes(
     control: Control,
 ) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static {
     let control = warp::any().map(move || control.clone());
-    let list = warp::path!("webhooks").and(warp::method()).and(control.clone()).map(list);
-    let subscribe =
-        warp::path!("webhooks" / "subscribe").and(warp::method()).and(body()).and(control).then(subscribe);
-    warp::path("api").and(warp::path("v1")).and(list.or(subscribe).unify())
+    let list = warp::path!("api" / "v1" / "webhooks").and(warp::method()).and(control.clone()).map(list);
+    let subscribe = warp::path!("api" / "v1" / "webhooks" / "subscribe")
+        .and(warp::method())
+        .and(body())
+        .and(control)
+        .then(subscribe);
+    list.or(subscribe).unify()
+}
+
+pub(super) fn operations() -> Vec<Operation> {
+    let all = "/api/v1/webhooks";
+    vec![
+        Operation::get(Tag::Deliveries, all, "listWebhooks", "List the webhooks of the configuration")
+            .answers_page::<SubscriptionInfo>("Every webhook, on one page"),
+        Operation::post(
+            Tag::Deliveries,
+            format!("{all}/subscribe"),
+            "subscribeWebhooks",
+            "Tell those again that answered 410",
+        )
+        .optional_body::<NoOptions>(serde_json::json!({}))
+        .answers::<Subscribed>(200, "How many are told again")
+        .problems(&[Kind::Failed]),
+    ]
 }
 
 fn list(method: Method, control: Control) -> Answer {
@@ -33,13 +55,8 @@ async fn subscribe(method: Method, body: Result<Bytes, Problem>, control: Contro
     json(&Subscribed { subscribed })
 }
 
-/// Body of a call that takes no options.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoOptions {}
-
 /// How many webhooks were told nothing, and are told again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Subscribed {
     subscribed: usize,
 }

@@ -25,11 +25,13 @@ impl fmt::Debug for Subscriptions {
 }
 
 /// A webhook as it is told: by scheme, host and port, as its path may be a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Webhook)]
 pub struct SubscriptionInfo {
     pub target: String,
     /// It answered 410 then, and is told nothing of what has begun since. `null`: it is told.
+    #[schema(required)]
     pub unsubscribed_at: Option<DateTime<Utc>>,
 }
 

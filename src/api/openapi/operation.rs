@@ -67,6 +67,10 @@ impl Operation {
         Self::new(tag, "delete", path, id, summary)
     }
 
+    pub(in crate::api) fn put(tag: Tag, path: impl Into<String>, id: &str, summary: &str) -> Self {
+        Self::new(tag, "put", path, id, summary)
+    }
+
     pub(in crate::api) fn patch(tag: Tag, path: impl Into<String>, id: &str, summary: &str) -> Self {
         Self::new(tag, "patch", path, id, summary)
     }

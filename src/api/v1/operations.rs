@@ -20,6 +20,8 @@ pub(in crate::api) const START: &[Kind] = &[
     Kind::RecordingOff,
     Kind::TooMany,
     Kind::Overloaded,
+    Kind::DiskFull,
+    Kind::DeliveryNotAllowed,
     Kind::ShuttingDown,
     Kind::Failed,
 ];
@@ -71,7 +73,7 @@ fn recording_of_session() -> Vec<Operation> {
             .example(examples::recording())
             .header("Location", "Path of the recording")
             .problems(START)
-            .problems(&[Kind::NotSupported, Kind::UnknownSession, Kind::AlreadyRecording]),
+            .problems(&[Kind::UnknownSession, Kind::AlreadyRecording]),
         Operation::delete(Tag::Sessions, path, "stopRecording", "Stop a recording")
             .about("Answers when its files are final.")
             .answers::<Recording>(200, "The finished recording")
@@ -143,7 +145,25 @@ fn recordings() -> Vec<Operation> {
         Operation::delete(Tag::Recordings, path, "deleteRecording", "Delete a recording")
             .about("Its files, manifests and posters.")
             .answers_nothing(204, "It is gone")
-            .problems(&[Kind::UnknownRecording, Kind::RecordingRunning, Kind::Failed]),
+            .problems(&[Kind::UnknownRecording, Kind::RecordingRunning, Kind::RecordingLocked, Kind::Failed]),
+        Operation::put(
+            Tag::Recordings,
+            format!("{path}/lock"),
+            "lockRecording",
+            "Protect a recording from deletion",
+        )
+        .answers::<Recording>(200, "The recording as it is now")
+        .example(examples::recording())
+        .problems(&[Kind::UnknownRecording, Kind::Failed]),
+        Operation::delete(
+            Tag::Recordings,
+            format!("{path}/lock"),
+            "unlockRecording",
+            "Allow its deletion again",
+        )
+        .answers::<Recording>(200, "The recording as it is now")
+        .example(examples::recording())
+        .problems(&[Kind::UnknownRecording, Kind::Failed]),
         Operation::post(
             Tag::Recordings,
             format!("{path}/switch"),

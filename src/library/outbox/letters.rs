@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite, sqlite::SqliteRow};
 
 /// An entry of the outbox, as the API tells it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
 pub struct Letter {
     pub id: OutboxId,
     /// `msg_UUID`: what a receiver can drop doubles by.
@@ -28,20 +29,26 @@ pub struct Letter {
     /// What a webhook tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
+    #[schema(required)]
     pub recording_id: Option<RecordingId>,
     /// Number of the part.
+    #[schema(required)]
     pub part: Option<u32>,
     pub state: LetterState,
     /// Attempts that have ended.
     pub attempts: u32,
+    #[schema(required)]
     pub first_tried_at: Option<DateTime<Utc>>,
     /// When it is tried again; of `failed` only.
+    #[schema(required)]
     pub next_at: Option<DateTime<Utc>>,
+    #[schema(required)]
     pub error: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = EntryState)]
 pub enum LetterState {
     /// Not tried yet.
     Pending,
