@@ -217,7 +217,9 @@ fn the_middle_of_a_large_file_is_fetched_and_is_what_was_sent_there() {
     assert_eq!(at("second"), at("mediaTime").floor(), "{shown}");
     let is_middle = |call: &RangeCall| (size * 2 / 5..size * 3 / 5).contains(&call.from);
     let middle: Vec<_> = calls.iter().filter(|call| is_middle(call)).collect();
-    assert!(!middle.is_empty() && middle.iter().all(|call| call.status == Some(206)), "{calls:?}");
+    assert!(middle.iter().any(|call| call.status == Some(206)), "{calls:?}");
+    // What the browser has kept it asks about; what it does not want any more it breaks off.
+    assert!(calls.iter().all(|call| matches!(call.status, Some(206 | 304) | None)), "{calls:?}");
 }
 
 #[test]

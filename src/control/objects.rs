@@ -176,6 +176,7 @@ pub struct LimitsInfo {
     pub max_sessions: usize,
     pub max_transcodes: usize,
     /// `None`: off.
+    #[schema(required)]
     pub max_cpu_percent: Option<u8>,
     pub max_message_bytes: u64,
     pub publisher_timeout_ms: u64,

@@ -97,6 +97,7 @@ pub struct Recording {
     pub degraded: Vec<String>,
     /// What was wrong with it while it ran, and when; oldest first.
     #[serde(default)]
+    #[schema(required)]
     pub health: Vec<Health>,
     pub room_name: String,
     pub room_id: String,
@@ -127,6 +128,7 @@ pub struct Recording {
     pub error: Option<String>,
     /// Nobody deletes it until it is unlocked.
     #[serde(default)]
+    #[schema(required)]
     pub locked: bool,
 }
 
@@ -209,9 +211,11 @@ pub struct Part {
     pub degraded: Vec<String>,
     /// Where in the object store it is too: `s3://bucket/prefix/NAME.EXT`.
     #[serde(default)]
+    #[schema(required)]
     pub remote: Option<String>,
     /// Whether its file is in the records folder; else it is in the store only.
     #[serde(default = "here")]
+    #[schema(required)]
     pub local: bool,
 }
 
@@ -274,6 +278,7 @@ pub struct HookResult {
 pub struct PartDelivery {
     pub kind: DeliveryKind,
     /// Number of the part; `None` for news of the whole recording.
+    #[schema(required)]
     pub part: Option<u32>,
     /// What a webhook tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -64,8 +64,10 @@ pub enum Event {
         /// The same in every attempt.
         key: String,
         /// `null`: news of the daemon.
+        #[schema(required)]
         recording_id: Option<RecordingId>,
         /// `null`: news of the whole recording.
+        #[schema(required)]
         part: Option<u32>,
         kind: DeliveryKind,
         /// Without credentials.
