@@ -3,11 +3,14 @@ use reeld::{
     cli::{self, Command, LogFormat},
     telemetry::{LogStyle, init_logs},
 };
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 /// Heaps that glibc may open. Access units are allocated on the threads that receive and freed on those that write:
 /// with a heap per thread the freed memory stays scattered (531 instead of 480 KiB a stream at 50 streams).
 const MAX_HEAPS: libc::c_int = 2;
+
+/// How long blocking work that nobody waits for any more may take at the end.
+const STRAGGLERS_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet. That it fails costs memory, nothing else.
@@ -41,7 +44,10 @@ fn main() -> ExitCode {
             if let Err(e) = init_logs(style) {
                 return fail(&e);
             }
-            match runtime.block_on(App::run(cli.config.as_deref())) {
+            let ended = runtime.block_on(App::run(cli.config.as_deref()));
+            // All is stored: a look-up of a name, or a disk, that does not answer is not waited for.
+            runtime.shutdown_timeout(STRAGGLERS_LIMIT);
+            match ended {
                 Ok(code) => code,
                 Err(e) => fail(&e),
             }

@@ -120,9 +120,7 @@ fn assert_overloaded(answer: Answer) {
 
 #[test]
 fn under_load_what_costs_most_is_refused_first_and_what_runs_goes_on() {
-    // The publisher sends the same seconds again and again: their key frames are the same.
-    let policy = "stream_record_policy=streamName\nrecord_health_checks=-frozen\n";
-    let house = House::new(policy, "max_cpu = \"30%\"");
+    let house = House::new("stream_record_policy=streamName\n", "max_cpu = \"30%\"");
     let daemon = house.start(REELD);
     let running = live(&daemon, "running?record=true");
     let coded = live_opus(&daemon, "coded");

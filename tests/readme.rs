@@ -56,6 +56,7 @@ const GIVEN: &[(&str, Given)] = &[
     ("curl -r 0-999999 $B/api/v1/recordings/RECORDING_ID", Given::Finished),
     ("ffplay $B/api/v1/recordings/RECORDING_ID", Given::Finished),
     ("curl -X DELETE $B/api/v1/recordings/RECORDING_ID", Given::Finished),
+    ("curl -X PUT $B/api/v1/recordings/RECORDING_ID/lock", Given::Finished),
     ("curl -X DELETE $B/api/v1/sources/SOURCE_ID", Given::Source),
     ("curl -X POST $B/recordings/start", Given::RoomNotRecorded),
     ("curl \"$B/recordings?", Given::Finished),
@@ -76,6 +77,7 @@ const EXAMPLES: &[(&str, &str, Run)] = &[
     ("js", "new RTCPeerConnection()", page_that_publishes),
     ("js", "new WebSocket(", page_that_watches),
     ("json", "\"sha256\"", manifest),
+    ("json", "\"recording.completed\"", news),
     ("yaml", "scrape_configs:", scraping),
 ];
 
@@ -116,7 +118,7 @@ fn follow(reader: &mut Reader, block: &Block, used: &mut HashSet<&'static str>) 
     }
     let checked = match block.language.as_str() {
         "sh" => return commands(reader, block, used),
-        "toml" => reader.check(&block.text, ""),
+        "toml" => reader.check(&reader.here(&block.text), ""),
         "properties" => reader.check("", &block.text),
         language => Err(format!("no test runs this block of {language:?}: say how in EXAMPLES")),
     };
@@ -195,6 +197,12 @@ fn manifest(reader: &mut Reader, shown: &str) -> Result<(), String> {
         real["poster"].is_string().then_some(real)
     });
     shape::has_all(&shown, &real)
+}
+
+/// The recording in a webhook's body is that of the API; `tests/webhooks.rs` has the bodies that are sent.
+fn news(reader: &mut Reader, shown: &str) -> Result<(), String> {
+    let shown: Value = serde_json::from_str(shown).map_err(|e| e.to_string())?;
+    shape::has_all(&shown["data"]["recording"], &reader.finished())
 }
 
 /// What is to be scraped answers OpenMetrics, with names as README says.

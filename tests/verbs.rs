@@ -160,7 +160,7 @@ fn a_start_takes_rotation_in_both_dialects() {
     let (publisher, id) = live(&daemon, "cam");
     let detail = problem(&daemon, &of(&id), r#"{"rotation": "10X"}"#, 400, "bad-option");
     assert!(detail.starts_with("rotation: \"10X\" is not a rotation; write seconds like 20"), "{detail}");
-    problem(&daemon, &of(&id), r#"{"uploadUrl": "http://x/"}"#, 400, "not-supported");
+    problem(&daemon, &of(&id), r#"{"uploadUrl": "http://127.0.0.1/"}"#, 400, "delivery-not-allowed");
     let flashphoner = |rotation: Value| {
         let body = json!({ "mediaSessionId": id, "config": { "rotation": rotation } });
         daemon.post("/rest-api/recorder/startup", &body)

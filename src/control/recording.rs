@@ -125,10 +125,10 @@ impl Control {
     pub async fn stop_recording(&self, id: MediaSessionId) -> Result<Recording, ControlError> {
         let mut running = {
             let mut active = self.active();
+            // Nor is it to be recorded later, when it waits for that.
+            self.wait_no_more(id);
             let found = self.find(&active, id).map(|a| (a.id, a.running.clone()));
             let Some((recording, running)) = found else {
-                // Nor is it to be, when it waits for that.
-                self.wait_no_more(id);
                 return Err(self.not_recording(id));
             };
             // Also when its end was asked for already: whoever asks again is told the same.

@@ -102,6 +102,7 @@ impl Control {
 
     fn end_room(&self, room: &RoomName) -> Result<Vec<Begun>, ControlError> {
         let mut active = self.active();
+        self.wait_no_more_in(room);
         let under_way = active.iter().filter(|a| is_under_way(a, room));
         let mut ended: Vec<(RecordingId, Begun)> =
             under_way.map(|a| (a.id, (a.stream().clone(), a.running.clone()))).collect();

@@ -2,10 +2,14 @@
 
 use super::{Control, ControlError, StartOptions, SubscriptionInfo, WatchEnd};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Events of the bus that begin so are news of the daemon itself. Those of recordings are put into the outbox where the
 /// catalog is told what they tell.
 const NEWS: &str = "disk.";
+/// How often news is offered to the catalog, and the pause after the first refusal; it doubles.
+const PUT_TRIES: u32 = 8;
+const PUT_PAUSE: Duration = Duration::from_millis(250);
 
 impl Control {
     /// Tells the webhooks of the configuration the news of the daemon itself, until the bus is closed.
@@ -30,10 +34,17 @@ impl Control {
 
     async fn tell_news(&self, event: &str, data: Value) {
         let facts = &self.inner.facts;
-        match self.inner.library.put_event(&facts.webhooks.urls(), event, data).await {
-            Ok(()) => facts.deliveries.wake(),
-            Err(error) => tracing::error!(%error, event, "webhooks are not told"),
+        let mut pause = PUT_PAUSE;
+        // A full disk may be that of the catalog.
+        for _ in 0..PUT_TRIES {
+            match self.inner.library.put_event(&facts.webhooks.urls(), event, data.clone()).await {
+                Ok(()) => return facts.deliveries.wake(),
+                Err(error) => tracing::error!(%error, event, "webhooks are not told yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
+        tracing::error!(event, "webhooks are not told");
     }
 
     /// The webhooks of the configuration.

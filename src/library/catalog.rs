@@ -445,7 +445,11 @@ pub(super) fn status_of(row: &SqliteRow) -> Result<Status, LibraryError> {
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(column: &'static str, value: String) -> Result<T, LibraryError> {
-    serde_json::from_str(&value).map_err(|_| LibraryError::Value { column, value })
+    serde_json::from_str(&value).map_err(|_| {
+        // These may hold credentials.
+        let is_secret = matches!(column, "job" | "hand_on" | "progress");
+        LibraryError::Value { column, value: if is_secret { "…".to_owned() } else { value } }
+    })
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> String {

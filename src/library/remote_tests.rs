@@ -151,7 +151,7 @@ async fn what_is_deleted_here_is_noted_to_be_deleted_there() {
         number: 1,
         upload: Some("u-1".into()),
     };
-    assert_eq!(noted, [under_way.clone()]);
+    assert_eq!(noted, std::slice::from_ref(&under_way));
     assert_eq!(library.remote_deletions(&object().url).await.unwrap(), []);
     library.remote_deleted(&under_way).await.unwrap();
     assert_eq!(library.remote_deletions("").await.unwrap(), []);

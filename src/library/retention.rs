@@ -15,18 +15,22 @@ use std::{fmt, sync::atomic::Ordering};
 const PAGE: u32 = 200;
 
 /// The next page of those that are not locked, after this end time and id. `?3`: rows.
-const ENDED_FIRST: &str = "SELECT id, ended_at_ms, size, \
+const ENDED_FIRST: &str = "SELECT id, ended_at_ms, \
+     (SELECT coalesce(sum(p.size), 0) FROM part p WHERE p.recording_id = recording.id AND p.local = 1) AS size, \
      EXISTS (SELECT 1 FROM outbox WHERE outbox.recording_id = recording.id) AS undelivered, \
      EXISTS (SELECT 1 FROM writing WHERE writing.recording_id = recording.id) AS unfinished \
      FROM recording INDEXED BY recording_by_end \
      WHERE locked = 0 AND ended_at_ms IS NOT NULL AND (ended_at_ms, id) > (?1, ?2) ORDER BY ended_at_ms, id LIMIT ?3";
+
+const BYTES_HELD: &str =
+    "SELECT max(0, bytes - (SELECT coalesce(sum(size), 0) FROM part WHERE local = 0)) AS bytes FROM held";
 
 /// One that is not locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub id: RecordingId,
     pub ended_at: DateTime<Utc>,
-    /// Of its finished files.
+    /// Of its finished files that are here, and not in the store only.
     pub bytes: u64,
     /// Something is still to be done with its files.
     undelivered: bool,
@@ -82,7 +86,9 @@ pub fn select(
     let mut selected = Vec::new();
     for ended in page {
         let Some(why) = reason(rule, ended, stock, now) else { return (selected, false) };
-        if ended.undelivered || (ended.unfinished && why != DeletedFor::Age) {
+        // What is in the store only makes no room here.
+        let makes_no_room = ended.unfinished || ended.bytes == 0;
+        if ended.undelivered || (makes_no_room && why != DeletedFor::Age) {
             continue;
         }
         stock.bytes = stock.bytes.saturating_sub(ended.bytes);
@@ -115,9 +121,9 @@ impl Library {
         rows.map_err(sql("look for the oldest recordings"))?.iter().map(ended_of).collect()
     }
 
-    /// Bytes of all finished files.
+    /// Bytes of all finished files that are here.
     pub async fn bytes_held(&self) -> Result<u64, LibraryError> {
-        let row = sqlx::query("SELECT bytes FROM held").fetch_one(self.readers()).await;
+        let row = sqlx::query(BYTES_HELD).fetch_one(self.readers()).await;
         count_of(&row.map_err(sql("read how much is held"))?, "bytes")
     }
 

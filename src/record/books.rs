@@ -375,11 +375,20 @@ impl Books {
             None if without_file => Some("no frame arrived that a file could begin with".to_owned()),
             other => other,
         };
-        let stored = match &error {
-            None => self.library.complete(&id, ended_at, &lost).await,
-            Some(e) => self.library.fail(&id, ended_at, &lost, e).await,
-        };
-        self.log_failure("end", stored);
+        let mut pause = FIRST_COMMIT_PAUSE;
+        for attempt in 1..=COMMIT_ATTEMPTS {
+            let stored = match &error {
+                None => self.library.complete(&id, ended_at, &lost).await,
+                Some(e) => self.library.fail(&id, ended_at, &lost, e).await,
+            };
+            let again = matches!(stored, Err(LibraryError::Sql { .. })) && attempt < COMMIT_ATTEMPTS;
+            self.log_failure("end", stored);
+            if !again {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
         self.tell_news();
         let total = if error.is_none() { &self.totals.completed } else { &self.totals.failed };
         total.fetch_add(1, Ordering::Relaxed);
@@ -439,7 +448,7 @@ fn finish_file(
     let salvaged = match muxed {
         Err(PipelineError::DiskFull) => {
             storage.give_back_room();
-            let made = make_whole(&path).map_err(|e| failed(&e))?;
+            let made = make_whole(&path).map_err(|e| failed(&format!("{}: {e}", PipelineError::DiskFull)))?;
             Some(made.ok_or_else(|| failed(&PipelineError::DiskFull))?)
         }
         muxed => muxed.map(|()| None).map_err(|e| failed(&e))?,

@@ -442,6 +442,9 @@ impl Task {
         self.tell(Entry::Ending);
         self.tell_last_pause();
         self.close(now);
+        // It may not be polled any more: what was open is among the closed now.
+        let (bytes, units) = self.in_open_parts();
+        self.volume.note(self.closed_bytes + bytes, units);
         self.tell_losses();
         let trouble = self.last_error.take();
         self.tell(Entry::Ended { error, trouble, disk_full: self.disk_full });

@@ -73,6 +73,7 @@ impl Reader {
         for folder in ["bin", "desk", "copies", "root/usr/bin", "root/etc/systemd/system", "root/var/lib"] {
             fs::create_dir_all(house.path(folder)).expect("a folder");
         }
+        fs::write(house.path("s3-secret"), "secret\n").expect("a file");
         std::os::unix::fs::symlink(REELD, house.path("bin/reeld")).expect("a link");
         let film = media::source(
             TMP,
@@ -107,6 +108,7 @@ impl Reader {
             ("target/release/reeld", REELD.to_owned()),
             ("reeld check", format!("reeld check --config {}", path("root/etc/reeld/reeld.toml"))),
             ("/usr/bin/", path("root/usr/bin/")),
+            ("/etc/reeld/s3-secret", path("s3-secret")),
             ("/etc/", path("root/etc/")),
             ("/var/lib/", path("root/var/lib/")),
         ];

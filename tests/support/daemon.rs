@@ -46,10 +46,11 @@ pub struct HookCall {
 
 impl House {
     /// `properties` is the record policy; `limits` the lines of `[limits]` in the daemon's configuration. The load of the
-    /// machine, which other tests make, refuses nothing unless these set `max_cpu`.
+    /// machine, which other tests make, refuses nothing unless these set `max_cpu`; and test pictures, which are sent again
+    /// and again, are not looked at unless these set `monitor_interval`.
     pub fn new(properties: &str, limits: &str) -> Self {
         let dir = TempDir::with_prefix("reeld-test-").expect("a temporary folder");
-        let limits = without_cpu_guard(limits);
+        let limits = undisturbed(limits);
         let pipelines = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
         let toml = format!(
             "[listen]\nhttp = \"127.0.0.1:0\"\nrtmp = \"127.0.0.1:0\"\nrtsp = \"127.0.0.1:0\"\n\
@@ -136,15 +137,13 @@ impl House {
     }
 }
 
-fn without_cpu_guard(limits: &str) -> String {
-    const OFF: &str = "max_cpu = \"off\"";
-    if limits.contains("max_cpu") {
-        return limits.to_owned();
-    }
-    match limits.split_once("\n[") {
-        Some((own, sections)) => format!("{own}\n{OFF}\n[{sections}"),
-        None => format!("{OFF}\n{limits}"),
-    }
+fn undisturbed(limits: &str) -> String {
+    let sections = if limits.starts_with('[') { Some(0) } else { limits.find("\n[") };
+    let (own, sections) = limits.split_at(sections.unwrap_or(limits.len()));
+    let off = [("max_cpu", "off"), ("monitor_interval", "0s")];
+    let off = off.iter().filter(|(key, _)| !own.contains(key));
+    let off: String = off.map(|(key, value)| format!("{key} = \"{value}\"\n")).collect();
+    format!("{own}\n{off}{sections}")
 }
 
 /// A running daemon; killed when dropped. If the test is failing then, its log is shown.

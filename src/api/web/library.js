@@ -35,7 +35,8 @@ function serverView(store) {
     byId("disk").dataset.low = String(low);
     byId("disk-bar").max = disk.totalBytes;
     byId("disk-bar").value = used;
-    setText(byId("disk-words"), `${format.bytes(disk.freeBytes)} free of ${format.bytes(disk.totalBytes)}`);
+    const left = disk.secondsToFull === null ? "" : ` · full in ${format.clock(disk.secondsToFull * 1000)}`;
+    setText(byId("disk-words"), `${format.bytes(disk.freeBytes)} free of ${format.bytes(disk.totalBytes)}${left}`);
     byId("disk").title = `Records folder: ${disk.path}`;
     byId("policy").hidden = policy.error === null;
     setText(byId("policy-words"), policy.error);

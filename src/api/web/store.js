@@ -163,7 +163,8 @@ export class Store extends EventTarget {
       if (!isRunning(event.recording) || event.partial) this.refresh(event.recording.id);
     }
     if (event.session?.mediaSessionId) this.#takeSession(event);
-    if (event.type === "delivery.done" || event.type === "delivery.failed") this.refresh(event.recordingId);
+    const delivered = event.type === "delivery.done" || event.type === "delivery.failed";
+    if (delivered && event.recordingId) this.refresh(event.recordingId);
     if (event.type.startsWith("disk") || event.type.startsWith("config.")) this.#loadServer().catch(() => {});
   }
 

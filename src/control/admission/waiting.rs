@@ -5,7 +5,7 @@ use super::super::{
 };
 use crate::{
     hub::{PrerollGiven, Stream},
-    media::MediaSessionId,
+    media::{MediaSessionId, RoomName},
     record::{Running, Source},
 };
 use chrono::{DateTime, Utc};
@@ -88,6 +88,11 @@ impl Control {
     /// It is not to be recorded any more.
     pub(in crate::control) fn wait_no_more(&self, id: MediaSessionId) {
         self.inner.admission.waiting.streams().remove(&id);
+    }
+
+    /// Nothing of the room is to be recorded any more.
+    pub(in crate::control) fn wait_no_more_in(&self, room: &RoomName) {
+        self.inner.admission.waiting.streams().retain(|_, waiting| waiting.stream.announce().room != *room);
     }
 
     /// Takes up what waits, until the last handle of this control is dropped. Call it once, on a tokio thread.

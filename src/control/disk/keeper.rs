@@ -7,6 +7,7 @@ use crate::{
         events::{DiskMark, RecordingChange},
     },
     hub::Stream,
+    library::Status,
     record::make_whole,
 };
 use bytesize::ByteSize;
@@ -94,7 +95,10 @@ impl Control {
                 let Some(now) = active.get(*id) else { continue };
                 tracing::warn!(recording = %id, written = now.running.footprint().bytes, "{why}");
                 now.running.end_early(why.clone());
-                streams.push(now.stream().clone());
+                // What was left out on purpose is not recorded without being asked for.
+                if now.running.status() != Status::Paused {
+                    streams.push(now.stream().clone());
+                }
             }
         }
         self.inner.disk.ended.fetch_add(end.len() as u64, Ordering::Relaxed);

@@ -98,7 +98,12 @@ fn keep_looking(storage: &Storage, told: &watch::Sender<Seen>, orders: &Mutex<Or
         } else if let (Some(bytes), Some(seen)) = (keep_room, seen) {
             room.keep(storage, bytes, seen);
         }
-        told.send_replace(Seen::now(storage.folder()));
+        let now = Seen::now(storage.folder());
+        // A disk that does not tell is not a full one.
+        told.send_modify(|seen| match now.total_bytes {
+            0 => (seen.at, seen.writable) = (now.at, now.writable),
+            _ => *seen = now,
+        });
     }
 }
 

@@ -73,8 +73,10 @@ impl Work {
         let mut pause = PAUSE.0;
         loop {
             let done = async {
+                // What cannot go from the store keeps no file here.
+                let freed = self.free_local().await;
                 self.delete_remote().await?;
-                self.free_local().await
+                freed
             };
             match done.await {
                 Ok(()) => {

@@ -114,8 +114,12 @@ async fn send(
         .body(body(reader, part.sha256.clone(), watch.clone()))
         .build()
         .map_err(|_| Outcome::failed("no request can be made of the URL"))?;
+    let limit = PATIENCE + Duration::from_secs(part.size / super::store::SLOWEST);
     let answered = tokio::select! {
         answered = outgoing.execute(request) => answered.map_err(failed),
+        () = tokio::time::sleep(limit) => {
+            Err(Outcome::failed(format!("not all of it was taken within {} s", limit.as_secs())))
+        }
         () = watch.stalled() => Err(Outcome::failed(format!("nothing was taken for {} s", PATIENCE.as_secs()))),
     };
     // What is wrong with the file is why the connection broke.

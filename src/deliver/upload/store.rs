@@ -29,7 +29,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// Longest wait for a store to put an object of many parts together.
 const COMPLETE: Duration = Duration::from_secs(600);
 /// A slower way to the store is as good as none, bytes a second.
-const SLOWEST: u64 = 64 * 1024;
+pub(super) const SLOWEST: u64 = 64 * 1024;
 /// Whose object it is: `RECORDING/PART`.
 const OWNER: &str = "reeldpart";
 const SHA256: &str = "sha256";
@@ -390,6 +390,8 @@ fn s3(config: &StoreConfig, guard: Guarded) -> Result<object_store::aws::AmazonS
         .with_bucket_name(&config.bucket)
         .with_allow_http(config.allow_http)
         .with_checksum_algorithm(Checksum::SHA256)
+        // They go one by one, and not every store has the other way.
+        .with_disable_bulk_delete(true)
         .with_retry(retry())
         .with_http_connector(guard);
     if let Some(endpoint) = &config.endpoint {

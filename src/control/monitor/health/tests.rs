@@ -59,10 +59,13 @@ fn told(parts: &[(Second, usize)]) -> Vec<Told> {
     play(&mut Health::new(HealthChecks::ALL, times()), seconds)
 }
 
+/// What it is, what comes how long, what is told.
+type Case = (&'static str, &'static [(Second, usize)], &'static [Told]);
+
 #[test]
 fn what_is_missing_is_told_from_birth_and_on_a_change_and_is_over_when_it_is_back() {
     let none: &[Told] = &[];
-    let cases: [(&str, &[(Second, usize)], &[Told]); 18] = [
+    let cases: [Case; 18] = [
         ("healthy", &[(GOOD, 600)], none),
         ("only pictures", &[(ONLY_VIDEO, 100)], none),
         ("only sound", &[(ONLY_AUDIO, 100)], none),
