@@ -233,6 +233,34 @@ mod tests {
         assert_eq!(library.bytes_held().await.unwrap(), 4_000);
     }
 
+    /// They were deleted from the store to make room here, one after the other, and made none.
+    #[tokio::test]
+    async fn what_is_in_the_store_only_makes_no_room() {
+        let (_dir, library) = testing::library().await;
+        let recording = testing::recording(0);
+        library.begin(&recording, &HandOn::default()).await.unwrap();
+        library.commit_part(&recording.id, &testing::part(1)).await.unwrap();
+        library.complete(&recording.id, Utc::now(), &Lost::default()).await.unwrap();
+        let held = library.bytes_held().await.unwrap();
+        assert!(held > 0);
+        let mut tx = library.write("send it away").await.unwrap();
+        sqlx::query("UPDATE part SET local = 0, remote = 's3://b/x'").execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(library.bytes_held().await.unwrap(), 0);
+        let page = library.ended_first(None).await.unwrap();
+        assert_eq!(page.iter().map(|e| e.bytes).collect::<Vec<_>>(), [0]);
+        let stock = Stock { bytes: held, free_bytes: 0, disk_bytes: 1 << 40 };
+        let off = RetentionRule::default();
+        let later = Utc::now() + TimeDelta::seconds(1);
+        for (rule, deleted) in [
+            (RetentionRule { bytes: Some(1), ..off }, 0),
+            (RetentionRule { free: Some(Space::Bytes(1 << 40)), ..off }, 0),
+            (RetentionRule { age: Some(Duration::ZERO), ..off }, 1),
+        ] {
+            assert_eq!(select(&rule, &page, &mut stock.clone(), later).0.len(), deleted, "{rule:?}");
+        }
+    }
+
     /// With a million recordings a look that sorts or scans takes seconds.
     #[tokio::test]
     async fn a_look_walks_its_index() {
@@ -240,7 +268,7 @@ mod tests {
         let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {ENDED_FIRST}")));
         let rows = plan.bind(0).bind("").bind(1).fetch_all(library.readers()).await.unwrap();
         let steps: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
-        let walk = "SEARCH recording USING INDEX recording_by_end ((ended_at_ms,id)>(?,?))";
+        let walk = "SEARCH recording USING COVERING INDEX recording_by_end ((ended_at_ms,id)>(?,?))";
         assert_eq!(steps[0], walk, "{steps:?}");
         assert!(steps.iter().all(|s| !s.starts_with("SCAN") && !s.contains("TEMP B-TREE")), "{steps:?}");
     }

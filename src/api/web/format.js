@@ -31,6 +31,14 @@ export function clock(ms) {
   return hours > 0 ? `${hours}:${two(minutes)}:${two(seconds)}` : `${minutes}:${two(seconds)}`;
 }
 
+/** A time to come, in the unit that fits: "5 min", "3 h", "12 days". */
+export function roughly(seconds) {
+  for (const [unit, length] of [["days", 86_400], ["h", 3_600], ["min", 60]]) {
+    if (seconds >= 2 * length) return `${Math.floor(seconds / length)} ${unit}`;
+  }
+  return `${Math.floor(seconds)} s`;
+}
+
 const SAME_DAY = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const OTHER_DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const WHOLE = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });

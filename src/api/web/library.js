@@ -35,7 +35,7 @@ function serverView(store) {
     byId("disk").dataset.low = String(low);
     byId("disk-bar").max = disk.totalBytes;
     byId("disk-bar").value = used;
-    const left = disk.secondsToFull === null ? "" : ` · full in ${format.clock(disk.secondsToFull * 1000)}`;
+    const left = disk.secondsToFull === null ? "" : ` · full in ${format.roughly(disk.secondsToFull)}`;
     setText(byId("disk-words"), `${format.bytes(disk.freeBytes)} free of ${format.bytes(disk.totalBytes)}${left}`);
     byId("disk").title = `Records folder: ${disk.path}`;
     byId("policy").hidden = policy.error === null;
