@@ -5,7 +5,10 @@ use serde_json::Value;
 use std::{
     path::PathBuf,
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use support::{
@@ -28,11 +31,13 @@ const SLACK_MS: u64 = 3_000;
 /// Of each scene.
 const SCENE_MS: u32 = 10_000;
 
-/// One test at a time: each has a machine's share of processor time for its looks.
-static MACHINE: Mutex<()> = Mutex::new(());
+/// Two tests at a time: their encoders and their looks want processor time.
+static PLACES: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-fn alone() -> MutexGuard<'static, ()> {
-    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+fn place() -> MutexGuard<'static, ()> {
+    let place = &PLACES[NEXT.fetch_add(1, Ordering::Relaxed) % PLACES.len()];
+    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A scene with sound, 10 s of it; scenes that were made with the same encoder can follow each other.
@@ -143,7 +148,7 @@ fn told_and_over(daemon: &Daemon, reason: &str, bad: Flv) {
 
 /// Publishes all of them side by side.
 fn all_told(cases: Vec<(&'static str, Flv)>) {
-    let _alone = alone();
+    let _place = place();
     let house = House::new(POLICY, LIMITS);
     let daemon = house.start(REELD);
     std::thread::scope(|threads| {
@@ -182,7 +187,7 @@ fn missing_pictures_and_key_frames_are_told() {
 /// Headers, and then nothing; frames after a while.
 #[test]
 fn a_recording_that_writes_nothing_is_told_from_its_birth() {
-    let _alone = alone();
+    let _place = place();
     let house = House::new(POLICY, LIMITS);
     let daemon = house.start(REELD);
     let mut client = Client::publish(daemon.publish_options("live", "empty")).expect("an accepted publish");
@@ -219,7 +224,7 @@ fn a_recording_that_writes_nothing_is_told_from_its_birth() {
 /// What a policy does not look for is not told; the others are.
 #[test]
 fn a_screen_share_may_stand_still_where_the_policy_says_so() {
-    let _alone = alone();
+    let _place = place();
     let house = House::new(&format!("{POLICY}record_health_checks=-frozen\n"), LIMITS);
     let daemon = house.start(REELD);
     let live =
@@ -232,7 +237,7 @@ fn a_screen_share_may_stand_still_where_the_policy_says_so() {
 
 #[test]
 fn events_tell_when_it_begins_and_when_it_is_over() {
-    let _alone = alone();
+    let _place = place();
     let house = House::new(POLICY, LIMITS);
     let daemon = house.start(REELD);
     let mut events = WebSocket::open(daemon.http(), "/api/v1/events");
@@ -251,7 +256,7 @@ fn events_tell_when_it_begins_and_when_it_is_over() {
 /// Streams that move, stand still before a real camera, are dark, or have a low sound.
 #[test]
 fn what_is_well_is_never_told() {
-    let _alone = alone();
+    let _place = place();
     let house = House::new(POLICY, LIMITS);
     let daemon = house.start(REELD);
     let dark = format!("{MOVING},eq=brightness=-0.3:contrast=0.4,noise=alls=6:allf=t");
@@ -275,7 +280,7 @@ fn what_is_well_is_never_told() {
 /// the default interval.
 #[test]
 fn what_is_well_is_not_told_of_any_codec() {
-    let _alone = alone();
+    let _place = place();
     let asked = std::env::var("REELD_TRUTH_SECONDS").ok().and_then(|s| s.parse().ok());
     let (seconds, interval) = asked.map_or((12, "2s"), |seconds| (seconds, "10s"));
     let house = House::new(POLICY, &format!("monitor_interval = \"{interval}\""));
