@@ -1,4 +1,4 @@
-//! Signatures of webhooks, as Standard Webhooks say (https://www.standardwebhooks.com, "Signature scheme").
+//! Signatures of webhooks, as Standard Webhooks say (<https://www.standardwebhooks.com>, "Signature scheme").
 
 use crate::config::WebhookSecret;
 use base64::{Engine, prelude::BASE64_STANDARD};
